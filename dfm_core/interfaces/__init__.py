@@ -1,0 +1,1 @@
+"""What a component must be: one file a kind. Read these first."""

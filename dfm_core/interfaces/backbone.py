@@ -1,0 +1,57 @@
+"""Kind `backbone`: the network that predicts the velocity of every stage."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from dfm_core.stages import StageLayout, Stages
+
+
+@dataclass(frozen=True)
+class BackboneFacts:
+    """What core computes for a backbone.
+
+    layout: shapes of the stages at the training size. num_classes: number of labels, 0 for unlabelled data.
+    """
+
+    layout: StageLayout
+    num_classes: int
+
+    @property
+    def null_label(self) -> int:
+        """Label that stands for "no label" (dropped, for guidance)."""
+        return self.num_classes
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What a sample is conditioned on. label: (B,) int64 in [0, num_classes], num_classes meaning none; or None."""
+
+    label: Tensor | None = None
+
+
+class Backbone(nn.Module, ABC):
+    """Predict one velocity a stage from all noisy stages.
+
+    Laws: outputs have the shapes and the dtype of the inputs; values of invisible stages cannot change anything;
+    samples do not influence each other; other input sizes in the same ratios work. Label dropout and
+    preconditioning are core's.
+    """
+
+    def __init__(self, options: BaseModel, facts: BackboneFacts) -> None:
+        super().__init__()
+        self.options = options
+        self.facts = facts
+
+    @abstractmethod
+    def forward(self, noisy_stages: Sequence[Tensor], t: Tensor, visible: Tensor, conditioning: Conditioning) -> Stages:
+        """Return the velocities.
+
+        noisy_stages: S tensors (B, C_s, *spatial_s). t: (B, S) in [0, 1]. visible: (B, S) bool. Returns S tensors of
+        the same shapes; what stands at an invisible stage is ignored.
+        """

@@ -1,0 +1,74 @@
+"""Kind `decomposition`: an invertible split of data into stages, coarse to fine."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+from torch import Tensor
+
+from dfm_core.errors import StageShapeError
+from dfm_core.stages import Size, StageLayout, Stages, format_size
+
+
+@dataclass(frozen=True)
+class DecompositionFacts:
+    """What core computes for a decomposition.
+
+    stage_sizes: preview size of each stage in the decomposition's own input units (latents, not pixels), coarsest
+    first, strictly growing. channels: C of the input.
+    """
+
+    stage_sizes: tuple[Size, ...]
+    channels: int
+
+
+class Decomposition(ABC):
+    """Split (B, C, *spatial) into S stages and put them together again.
+
+    Laws: `recompose(decompose(x)) == x` to float precision; `recompose(stages[:k])` is the preview at stage k's
+    resolution; `recompose` accepts arbitrary tensors of the declared shapes; inputs are not mutated; dtype and
+    device follow the input. Built once at `facts.stage_sizes`; other inputs whose sizes keep the same ratios work.
+    """
+
+    def __init__(self, options: BaseModel, facts: DecompositionFacts) -> None:
+        self.options = options
+        self.facts = facts
+
+    @property
+    def num_stages(self) -> int:
+        """Number of stages S."""
+        return len(self.facts.stage_sizes)
+
+    @abstractmethod
+    def layout(self, shape: Sequence[int]) -> StageLayout:
+        """Return the layout for an input of `shape` = (C, *spatial). Raises StageShapeError if it cannot be split."""
+
+    @abstractmethod
+    def decompose(self, x: Tensor) -> Stages:
+        """Split x (B, C, *spatial) into S tensors with the shapes of `layout(x.shape[1:])`."""
+
+    @abstractmethod
+    def recompose(self, stages: Sequence[Tensor]) -> Tensor:
+        """Put the first k = len(stages) stages together: (B, C, *resolution of stage k), 1 ≤ k ≤ S."""
+
+    def scaled_sizes(self, spatial: Sequence[int]) -> tuple[Size, ...]:
+        """Return the stage sizes for an input of size `spatial`, in the ratios of `facts.stage_sizes`.
+
+        Raises StageShapeError if a ratio does not give whole numbers at this size.
+        """
+        finest = self.facts.stage_sizes[-1]
+        if len(spatial) != len(finest):
+            raise StageShapeError(f"expected {len(finest)} spatial dimensions, got size {tuple(spatial)}")
+        sizes = []
+        for stage in self.facts.stage_sizes:
+            scaled = [divmod(length * part, whole) for length, part, whole in zip(spatial, stage, finest, strict=True)]
+            if any(rest for _, rest in scaled):
+                raise StageShapeError(
+                    f"input of size {format_size(spatial)}: stage {format_size(stage)} of {format_size(finest)} is not "
+                    "a whole size there; use a size divisible by the ratio between the stages"
+                )
+            sizes.append(tuple(whole for whole, _ in scaled))
+        return tuple(sizes)

@@ -1,0 +1,52 @@
+"""Kind `timestep sampler`: the timesteps of a training batch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+
+from dfm_core.interfaces.stage_schedule import ScheduleGrid
+
+
+@dataclass(frozen=True)
+class TimestepSamplerFacts:
+    """What core computes for a sampler. num_stages: S. grid: the generation schedule, for samplers that follow it."""
+
+    num_stages: int
+    grid: ScheduleGrid
+
+
+@dataclass(frozen=True)
+class TimestepDraw:
+    """Timesteps and masks of a batch, each (B, S).
+
+    t: float32 in [0, 1]. visible: bool, the stage's noisy tensor reaches the network. trained: bool, the stage has a
+    loss; trained implies visible. t is 0 where a stage is invisible.
+    """
+
+    t: Tensor
+    visible: Tensor
+    trained: Tensor
+
+
+class TimestepSampler(ABC):
+    """Draw timesteps for training, from its own generator only."""
+
+    def __init__(self, options: BaseModel, facts: TimestepSamplerFacts) -> None:
+        self.options = options
+        self.facts = facts
+
+    @abstractmethod
+    def sample(self, batch_size: int, generator: torch.Generator) -> TimestepDraw:
+        """Draw for `batch_size` samples. generator: a CPU generator; the result lies on the CPU."""
+
+    @abstractmethod
+    def visible_probabilities(self) -> dict[tuple[bool, ...], float]:
+        """Return the probability of each set of visible stages: keys of length S, values that sum to 1.
+
+        Assembly refuses a schedule that visits a set which is never drawn in training.
+        """

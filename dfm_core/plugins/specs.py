@@ -1,0 +1,95 @@
+"""What a plugin returns from its hooks: torch-free descriptions of its components."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Options(BaseModel):
+    """Base of every options model: typed, immutable, unknown fields are errors. Give every field a description."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class ComponentSpec:
+    """One component: a name, a sentence and an address.
+
+    name: bare, lower case with underscores. summary: one line. factory: "package.module:Class", imported only when
+    the component is used; called as `Class(options, facts)`. options: its pydantic model. reference: where it comes
+    from (paper, equation).
+    """
+
+    name: str
+    summary: str
+    factory: str
+    options: type[BaseModel] = Options
+    reference: str = ""
+
+    def capabilities(self) -> dict[str, object]:
+        """Return what the component declares of itself beside the fields that every kind has."""
+        common = ComponentSpec.__dataclass_fields__
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in common}
+
+
+@dataclass(frozen=True)
+class DecompositionSpec(ComponentSpec):
+    """A decomposition and what it declares.
+
+    linear: decompose is linear. orthonormal: it keeps the squared norm. critically_sampled: as many coefficients as
+    inputs. zero_mean_details: a constant image has empty detail stages. Where a property depends on the options
+    (say `domain`), give the names of the options' values that have it as {"option": "value"}; see `holds`.
+    """
+
+    linear: bool = False
+    orthonormal: bool | dict[str, str] = False
+    critically_sampled: bool | dict[str, str] = False
+    zero_mean_details: bool = False
+    media: frozenset[str] = frozenset({"image"})
+
+    def holds(self, capability: str, options: BaseModel) -> bool:
+        """Whether a declared capability holds under these options."""
+        declared = getattr(self, capability)
+        if isinstance(declared, dict):
+            return all(getattr(options, option) == value for option, value in declared.items())
+        return bool(declared)
+
+
+@dataclass(frozen=True)
+class StageScheduleSpec(ComponentSpec):
+    """A stage schedule. progressive: stages start one after the other, each when the one before has reached its threshold."""
+
+    progressive: bool = False
+
+
+@dataclass(frozen=True)
+class TimestepSamplerSpec(ComponentSpec):
+    """A timestep sampler. earlier_cleaner: in a draw the earlier stages are on average closer to data."""
+
+    earlier_cleaner: bool = False
+
+
+@dataclass(frozen=True)
+class BackboneSpec(ComponentSpec):
+    """A backbone. media: what its stages may hold."""
+
+    media: frozenset[str] = frozenset({"image"})
+
+
+@dataclass(frozen=True)
+class DatasetSpec(ComponentSpec):
+    """A data set. media: which keys its samples hold."""
+
+    media: frozenset[str] = frozenset({"image"})
+
+
+@dataclass(frozen=True)
+class PresetSpec:
+    """A named YAML file with values that differ from the defaults. path: the file. summary: one line."""
+
+    name: str
+    summary: str
+    path: Path = field(default_factory=Path)

@@ -1,0 +1,72 @@
+"""The words for a decomposed batch: `Stages` (the tensors) and `StageLayout` (their declared shapes)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dfm_core.errors import StageShapeError
+
+Stages = tuple[Tensor, ...]
+"""One tensor a stage, stages[0] the coarsest; each (B, C_s, *spatial_s)."""
+
+Size = tuple[int, ...]
+"""Spatial size, height × width (or frames × height × width)."""
+
+
+@dataclass(frozen=True)
+class StageShape:
+    """One stage: the resolution of the preview that ends with it, and the shape of its own tensor.
+
+    resolution: spatial size of the preview. shape: (C_s, *spatial_s), without the batch. The two differ in the
+    coefficient domain: the details of one DWT level are (3C, H/2, W/2) for a preview of H × W.
+    """
+
+    resolution: Size
+    shape: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        """Number of elements of this stage in one sample."""
+        total = 1
+        for length in self.shape:
+            total *= length
+        return total
+
+
+@dataclass(frozen=True)
+class StageLayout:
+    """The shapes of all stages of one decomposition at one input size, coarse to fine."""
+
+    stages: tuple[StageShape, ...]
+
+    def __len__(self) -> int:
+        return len(self.stages)
+
+    def __iter__(self) -> Iterator[StageShape]:
+        return iter(self.stages)
+
+    def __getitem__(self, index: int) -> StageShape:
+        return self.stages[index]
+
+    def prefix(self, num_stages: int) -> StageLayout:
+        """Layout of the first `num_stages` stages."""
+        return StageLayout(self.stages[:num_stages])
+
+    def check(self, stages: Sequence[Tensor]) -> None:
+        """Raise StageShapeError unless `stages` (each with a batch dimension first) have these shapes."""
+        if len(stages) != len(self):
+            raise StageShapeError(f"expected {len(self)} stages from the layout, got {len(stages)}")
+        for index, (stage, want) in enumerate(zip(stages, self.stages, strict=True)):
+            if tuple(stage.shape[1:]) != want.shape:
+                raise StageShapeError(
+                    f"stage {index + 1}: expected (B, {', '.join(map(str, want.shape))}) from the layout, "
+                    f"got {tuple(stage.shape)}"
+                )
+
+
+def format_size(size: Sequence[int]) -> str:
+    """Write a size as users type it: (64, 96) -> "64x96", (64, 64) -> "64"."""
+    return str(size[0]) if len(set(size)) == 1 else "x".join(map(str, size))
