@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 
 import torch
 
@@ -16,3 +17,29 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
 def derive_generator(seed: int, *purpose: str | int, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a new generator on `device`, seeded by `derive_seed(seed, *purpose)`."""
     return torch.Generator(device=device).manual_seed(derive_seed(seed, *purpose))
+
+
+@dataclass(frozen=True)
+class BatchRandomness:
+    """The randomness of samples start…stop−1 of one step's global batch of `total` samples.
+
+    A micro-batch of an accumulation, or the part of one process, is such a range.
+    """
+
+    seed: int
+    step: int
+    start: int
+    stop: int
+    total: int
+
+    def shared(self, purpose: str) -> torch.Generator:
+        """CPU generator that is the same for every part of the step: draw for `total` samples, then take `part`."""
+        return derive_generator(self.seed, purpose, self.step)
+
+    def part(self, drawn: torch.Tensor) -> torch.Tensor:
+        """Rows start…stop−1 of a tensor (total, ...) drawn for the global batch."""
+        return drawn[self.start : self.stop]
+
+    def own(self, purpose: str, device: torch.device | str) -> torch.Generator:
+        """Generator on `device` for this part only (noise)."""
+        return derive_generator(self.seed, purpose, self.step, self.start, device=device)

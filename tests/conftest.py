@@ -1,0 +1,8 @@
+"""Settings of the whole test run: one thread (torch's OpenMP spins beside a busy neighbour), no colour, no user settings."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ["NO_COLOR"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
