@@ -1,0 +1,71 @@
+"""The sections of a run's configuration that core itself reads. Components bring their own options."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """Base of every section: typed, immutable, unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ComponentChoice(Section):
+    """Which component of a kind, and its options (validated by the component's own model)."""
+
+    name: str = Field(description="Bare name of a built-in component, or namespace/name of a plugin's.")
+    options: dict[str, object] = Field(default_factory=dict, description="The component's options.")
+
+
+class FlowSettings(Section):
+    """How the flow sees the stages."""
+
+    preconditioning: Literal["edm", "unit", "none"] = Field("edm", description="Scaling of inputs and outputs per stage.")
+    standardize: bool = Field(False, description="Divide each stage by its standard deviation over the data.")
+    statistics_images: int = Field(256, ge=1, description="Images from which the stage statistics are estimated.")
+    label_dropout: float = Field(0.1, ge=0, le=1, description="Share of labels dropped in training, for guidance.")
+
+
+class TrainingSettings(Section):
+    """The optimisation: what may not change when a run is resumed, except max_steps."""
+
+    max_steps: int = Field(10_000, ge=1, description="Optimiser steps in all.")
+    batch_size: int = Field(16, ge=1, description="Images per optimiser step, over all processes and accumulation.")
+    accumulation: int = Field(1, ge=1, description="Micro-batches per optimiser step.")
+    learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate.")
+    warmup_steps: int = Field(100, ge=0, description="Steps of linear warm-up.")
+    rate_schedule: Literal["constant", "cosine"] = Field("constant", description="Learning rate after the warm-up.")
+    final_rate: float = Field(0.0, ge=0, le=1, description="Share of the peak rate at the end of the cosine.")
+    betas: tuple[float, float] = Field((0.9, 0.99), description="AdamW's betas.")
+    epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon.")
+    weight_decay: float = Field(0.01, ge=0, description="Decoupled weight decay.")
+    clip_norm: float | None = Field(1.0, gt=0, description="Largest gradient norm; null for none.")
+    ema_decay: float = Field(0.9999, ge=0, lt=1, description="Decay of the averaged weights, after the ramp (1+n)/(10+n).")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on CUDA, else float32.")
+    compile: bool = Field(False, description="Compile the network with torch.compile.")
+    deterministic: bool = Field(False, description="Deterministic kernels on CUDA, for bit-for-bit claims there.")
+
+
+class LoggingSettings(Section):
+    """What a run writes and when; may change on resume. Zero switches an interval off."""
+
+    log_every: int = Field(20, ge=1, description="Steps between lines of metrics.jsonl and TensorBoard.")
+    checkpoint_every: int = Field(1000, ge=0, description="Steps between checkpoints.")
+    keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints that are kept.")
+    sample_every: int = Field(1000, ge=0, description="Steps between sample grids.")
+    validation_every: int = Field(1000, ge=0, description="Steps between validation losses, where the data has a split.")
+    validation_images: int = Field(512, ge=1, description="Validation images a loss is averaged over.")
+    tensorboard: bool = Field(True, description="Write TensorBoard events.")
+
+
+class SamplingSettings(Section):
+    """Defaults of generation: the sample grids in training, and what `dfm sample` does without flags."""
+
+    num: int = Field(16, ge=1, description="Images.")
+    batch_size: int = Field(16, ge=1, description="Images generated at once.")
+    solver: str = Field("euler", description="euler, heun, midpoint or ab2.")
+    cfg: float = Field(1.0, ge=0, description="Guidance weight; 1 is none.")
+    cfg_interval: tuple[float, float] = Field((0.0, 1.0), description="Range of t in which guidance is applied.")
