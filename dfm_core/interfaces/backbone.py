@@ -55,3 +55,7 @@ class Backbone(nn.Module, ABC):
         noisy_stages: S tensors (B, C_s, *spatial_s). t: (B, S) in [0, 1]. visible: (B, S) bool. Returns S tensors of
         the same shapes; what stands at an invisible stage is ignored.
         """
+
+    def describe(self) -> dict[str, str]:
+        """Return facts worth showing in a plan, such as {"tokens": "16x16 = 256"}. Default: nothing."""
+        return {}

@@ -33,15 +33,20 @@ class Kind:
         return self.name.replace("_", " ")
 
 
+def _row(name: str, spec: type[ComponentSpec]) -> Kind:
+    interface = "".join(word.capitalize() for word in name.split("_"))
+    return Kind(name, f"dfm_{name}s", f"dfm_core.interfaces.{name}:{interface}", spec)
+
+
 # In the order of assembly: each may use what was made before it.
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("dataset", "dfm_datasets", "dfm_core.interfaces.dataset:Dataset", DatasetSpec),
-        Kind("autoencoder", "dfm_autoencoders", "dfm_core.interfaces.autoencoder:Autoencoder", ComponentSpec),
-        Kind("decomposition", "dfm_decompositions", "dfm_core.interfaces.decomposition:Decomposition", DecompositionSpec),
-        Kind("stage_schedule", "dfm_stage_schedules", "dfm_core.interfaces.stage_schedule:StageSchedule", StageScheduleSpec),
-        Kind("timestep_sampler", "dfm_timestep_samplers", "dfm_core.interfaces.timestep_sampler:TimestepSampler", TimestepSamplerSpec),
-        Kind("backbone", "dfm_backbones", "dfm_core.interfaces.backbone:Backbone", BackboneSpec),
+        _row("dataset", DatasetSpec),
+        _row("autoencoder", ComponentSpec),
+        _row("decomposition", DecompositionSpec),
+        _row("stage_schedule", StageScheduleSpec),
+        _row("timestep_sampler", TimestepSamplerSpec),
+        _row("backbone", BackboneSpec),
     )
 }

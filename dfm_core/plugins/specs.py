@@ -60,7 +60,10 @@ class DecompositionSpec(ComponentSpec):
 
 @dataclass(frozen=True)
 class StageScheduleSpec(ComponentSpec):
-    """A stage schedule. progressive: stages start one after the other, each when the one before has reached its threshold."""
+    """A stage schedule.
+
+    progressive: stages start one after the other, each when the one before has reached its threshold.
+    """
 
     progressive: bool = False
 

@@ -1,0 +1,105 @@
+"""What DFM costs over plain flow matching: FLOPs, step time, and the share of the decomposition.
+
+    python benchmarks/step.py --size S --batch 2 --pairs 30
+
+The same network on the same number of tokens, with one stage (`identity`) and with two (`laplacian`). Times are ratios of
+interleaved pairs in this process, with the plain model against itself beside them: where that ratio is not near 1, the
+machine is too busy and nothing is claimed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import torch
+from paired import paired_ratio
+from torch.utils.flop_counter import FlopCounterMode
+
+from dfm_core.assembly import Assembler, Composition, DataDescription
+from dfm_core.config.run_config import resolve_config
+from dfm_core.plugins.registry import default_registry
+from dfm_core.randomness import BatchRandomness
+from dfm_core.stage_space import StageStatistics
+
+CLASSES = tuple(map(str, range(1000)))
+
+
+def compose(decomposition: str, stages: list[int], size: str, device: torch.device) -> Composition:
+    """One model of `size` at 256 tokens."""
+    values = {"decomposition": decomposition, "stages": stages, "backbone": {"name": "dit", "options": {"size": size}}}
+    config = resolve_config(default_registry(), values=values).config
+    ones = (0.5,) * len(stages)
+    statistics = StageStatistics(ones, ones, 1)
+    return Assembler(config, default_registry()).compose(DataDescription(3, CLASSES), statistics, device)
+
+
+class Stepper:
+    """A training step without data loading: objective, backward, AdamW."""
+
+    def __init__(self, composition: Composition, batch: int, resolution: int, device: torch.device) -> None:
+        self.objective = composition.objective()
+        self.optimizer = torch.optim.AdamW(composition.model.parameters(), lr=1e-4, fused=True)
+        self.images = torch.rand(batch, 3, resolution, resolution, device=device) * 2 - 1
+        self.labels = torch.arange(batch, device=device)
+        self.composition, self.device, self.count = composition, device, 0
+
+    def __call__(self) -> None:
+        self.count += 1
+        batch = len(self.images)
+        report = self.objective({"image": self.images, "label": self.labels}, BatchRandomness(0, self.count, 0, batch, batch))
+        report.loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def flops(self) -> int:
+        """FLOPs of one step."""
+        with FlopCounterMode(display=False) as counter:
+            self()
+        return int(counter.get_total_flops())
+
+    def decomposition_seconds(self, repeats: int = 20) -> float:
+        """Median time to split one batch."""
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            self.composition.space.to_stages(self.images)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+        return sorted(times)[repeats // 2]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", default="S", help="size of the transformer")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--pairs", type=int, default=30)
+    parser.add_argument("--resolution", type=int, default=32)
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    full, half = arguments.resolution, arguments.resolution // 2
+    plain = Stepper(compose("identity", [full], arguments.size, device), arguments.batch, full, device)
+    staged = Stepper(compose("laplacian", [half, full], arguments.size, device), arguments.batch, full, device)
+
+    flops = staged.flops() / plain.flops()
+    print(f"FLOPs, two stages over one: {flops:.5f} (bound 1.005: {'held' if flops <= 1.005 else 'NOT HELD'})")
+    itself = paired_ratio(plain, plain, pairs=arguments.pairs)
+    print(f"step time, plain over itself: {itself}")
+    ratio = paired_ratio(staged, plain, pairs=arguments.pairs)
+    print(f"step time, two stages over one: {ratio}")
+    if itself.low > 1.02 or itself.high < 0.98:
+        print("not measurable now: the same model against itself is off by more than 2%")
+    else:
+        print(f"bound: lower end {ratio.low:.4f} <= 1.02: {'held' if ratio.low <= 1.02 else 'NOT HELD'}")
+    start = time.perf_counter()
+    staged()
+    share = staged.decomposition_seconds() / (time.perf_counter() - start)
+    print(f"decomposition: {share:.2%} of a step (bound 2%: {'held' if share < 0.02 else 'NOT HELD'})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,274 @@
+"""A configuration to the objects of a run, in dependency order; refuses what does not fit together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from dfm_core.errors import CompositionError, DeviceError, StageSizeError
+from dfm_core.generation import GenerationStep, Guidance, generate
+from dfm_core.interfaces.autoencoder import Autoencoder, AutoencoderFacts
+from dfm_core.interfaces.backbone import Backbone, BackboneFacts
+from dfm_core.interfaces.dataset import Dataset, DatasetFacts, Split
+from dfm_core.interfaces.decomposition import Decomposition, DecompositionFacts
+from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageSchedule, StageScheduleFacts
+from dfm_core.interfaces.timestep_sampler import TimestepSampler, TimestepSamplerFacts
+from dfm_core.objective import FlowObjective
+from dfm_core.plugins.kinds import KINDS
+from dfm_core.preconditioning import VelocityModel
+from dfm_core.randomness import derive_seed
+from dfm_core.stage_space import StageSpace, StageStatistics, estimate_statistics
+from dfm_core.stages import Size, StageLayout, format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dfm_core.config.run_config import RunConfig
+    from dfm_core.plugins.registry import Registry
+
+logger = logging.getLogger("dfm")
+
+Objects = Mapping[str, Any]
+"""Kind name -> an object of that kind, or a callable (options, facts) that makes one: used instead of the config's name."""
+
+
+@dataclass(frozen=True)
+class DataDescription:
+    """What a model must know of the data it was trained on. channels: of its images. classes: names of its labels."""
+
+    channels: int
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Composition:
+    """All parts of one model, made for each other."""
+
+    config: RunConfig
+    data: DataDescription
+    statistics: StageStatistics
+    space: StageSpace
+    layout: StageLayout
+    schedule: StageSchedule
+    grid: ScheduleGrid
+    timestep_sampler: TimestepSampler
+    model: VelocityModel
+
+    @property
+    def num_stages(self) -> int:
+        """Number of stages S."""
+        return len(self.layout)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return self.model.stage_sigmas.device
+
+    @property
+    def null_label(self) -> int:
+        """Label that stands for "no label"."""
+        return len(self.data.classes)
+
+    def objective(self) -> FlowObjective:
+        """Return the training loss of this model."""
+        dropout = self.config.flow.label_dropout
+        return FlowObjective(self.model, self.space, self.timestep_sampler, self.null_label, dropout)
+
+    def generate(
+        self,
+        indices: Sequence[int],
+        labels: Sequence[int] | None,
+        seed: int,
+        solver: str | None = None,
+        guidance: Guidance | None = None,
+    ) -> Iterator[GenerationStep]:
+        """Generate images `indices` of `seed`; see `dfm_core.generation.generate`."""
+        sampling = self.config.sampling
+        if guidance is None:
+            guidance = Guidance(sampling.cfg, sampling.cfg_interval)
+        if labels is None and guidance.weight != 1:
+            raise CompositionError("guidance (cfg other than 1) needs labels, and this model was trained without any; use cfg 1")
+        return generate(
+            self.model,
+            self.space,
+            self.grid,
+            self.layout,
+            indices=indices,
+            labels=labels,
+            null_label=self.null_label,
+            seed=seed,
+            solver=solver or sampling.solver,
+            guidance=guidance,
+        )
+
+
+class Assembler:
+    """Makes the components of one configuration. Each method makes one of them, from what was made before it."""
+
+    def __init__(self, config: RunConfig, registry: Registry, objects: Objects | None = None) -> None:
+        self.config = config
+        self.registry = registry
+        self.objects = objects or {}
+
+    def make(self, kind: str, facts: object) -> Any:
+        """Make the component of a kind: the object given for it, or the one that the config names."""
+        given = self.objects.get(kind)
+        if given is None:
+            choice = self.config.component(kind)
+            return self.registry.create(kind, choice.name, choice.options, facts)
+        if isinstance(given, type) or (callable(given) and not isinstance(given, torch.nn.Module)):
+            return given(self.config.component(kind).options, facts)
+        return given
+
+    def providers(self) -> dict[str, dict[str, str]]:
+        """Say for each kind which component, plugin and version supplies it: what a checkpoint records."""
+        return {kind: self._provider(kind) for kind in KINDS}
+
+    def _provider(self, kind: str) -> dict[str, str]:
+        if kind in self.objects:
+            given = self.objects[kind]
+            described = given if isinstance(given, type) else type(given)
+            return {"object": f"{described.__module__}.{described.__qualname__}"}
+        info = self.registry.get(kind, self.config.component(kind).name).plugin
+        return {
+            "name": self.config.component(kind).name,
+            "plugin": info.namespace,
+            "distribution": info.distribution,
+            "version": info.version,
+        }
+
+    def check_providers(self, saved: Mapping[str, Mapping[str, str]]) -> None:
+        """Compare with what a checkpoint recorded: a missing object is an error, another plugin version a warning."""
+        for kind, before in saved.items():
+            if kind == "dataset":
+                continue  # a model is used without its data
+            if "object" in before and kind not in self.objects:
+                raise CompositionError(
+                    f"this model was made with an object for {kind} ({before['object']}); "
+                    f"pass it again: objects={{{kind!r}: …}}"
+                )
+            if "version" in before and kind not in self.objects:
+                now = self._provider(kind)
+                if now["version"] != before["version"]:
+                    logger.warning(
+                        "%s %s: the model was made with %s %s, installed is %s",
+                        KINDS[kind].title, before["name"], before["distribution"], before["version"], now["version"],
+                    )
+
+    def dataset(self, split: Split = "train") -> Dataset:
+        """Make the data set of a split, at the finest stage's size."""
+        return cast(Dataset, self.make("dataset", DatasetFacts(self.config.stages[-1], split, self.config.seed)))
+
+    def autoencoder(self, channels: int, device: torch.device) -> Autoencoder:
+        """Make the autoencoder, frozen and in evaluation mode."""
+        autoencoder: Autoencoder = self.make("autoencoder", AutoencoderFacts(channels))
+        return autoencoder.to(device).eval().requires_grad_(False)
+
+    def decomposition(self, autoencoder: Autoencoder) -> Decomposition:
+        """Make the decomposition of the autoencoder's latents."""
+        sizes = latent_sizes(self.config.stages, autoencoder.downsample_factor)
+        return cast(Decomposition, self.make("decomposition", DecompositionFacts(sizes, autoencoder.channels)))
+
+    def compose(self, data: DataDescription, statistics: StageStatistics | None, device: torch.device, images: Iterable[torch.Tensor] = ()) -> Composition:
+        """Make everything but the data set. statistics: known ones, or None to estimate them from batches of images."""
+        autoencoder = self.autoencoder(data.channels, device)
+        decomposition = self.decomposition(autoencoder)
+        layout = stage_layout(decomposition)
+        if statistics is None:
+            statistics = estimate_statistics(autoencoder, decomposition, (batch.to(device) for batch in images))
+        standardize = self.config.flow.standardize
+        sigmas = statistics.sigmas(standardize)
+        schedule: StageSchedule = self.make("stage_schedule", StageScheduleFacts(len(layout), sigmas))
+        grid = schedule.grid()
+        sampler: TimestepSampler = self.make("timestep_sampler", TimestepSamplerFacts(len(layout), grid))
+        check_schedule(self, grid, sampler, sigmas)
+        model = VelocityModel(self.backbone(layout, data), self.config.flow.preconditioning, sigmas).to(device)
+        space = StageSpace(autoencoder, decomposition, statistics.scales(standardize))
+        return Composition(self.config, data, statistics, space, layout, schedule, grid, sampler, model)
+
+    def backbone(self, layout: StageLayout, data: DataDescription) -> Backbone:
+        """Make the network, its initial weights drawn from the run's seed; torch's own random state is left as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.config.seed, "weights"))
+            return cast(Backbone, self.make("backbone", BackboneFacts(layout, len(data.classes))))
+
+
+def latent_sizes(stages: Sequence[Size], factor: int) -> tuple[Size, ...]:
+    """Divide stage sizes in pixels by the autoencoder's factor. Raises StageSizeError if one does not divide."""
+    wrong = [format_size(size) for size in stages if any(length % factor for length in size)]
+    if wrong:
+        near = ",".join(format_size([max(1, round(n / factor)) * factor for n in size]) for size in stages)
+        raise StageSizeError(f"stages {', '.join(wrong)}: the autoencoder divides by {factor}; {near} would work")
+    return tuple(tuple(length // factor for length in size) for size in stages)
+
+
+def stage_layout(decomposition: Decomposition) -> StageLayout:
+    """Layout of a decomposition at the size that it was built for."""
+    return decomposition.layout((decomposition.facts.channels, *decomposition.facts.stage_sizes[-1]))
+
+
+def unseen_stage_sets(grid: ScheduleGrid, sampler: TimestepSampler) -> list[tuple[bool, ...]]:
+    """Return the sets of visible stages that the schedule visits and training never draws."""
+    seen = {stages for stages, probability in sampler.visible_probabilities().items() if probability > 0}
+    visited = {tuple(row) for row in grid.visible.tolist()}
+    return sorted(visited - seen, reverse=True)
+
+
+def check_schedule(assembler: Assembler, grid: ScheduleGrid, sampler: TimestepSampler, sigmas: tuple[float, ...]) -> None:
+    """Raise CompositionError if generation would visit what training never saw; the message names schedules that fit."""
+    unseen = unseen_stage_sets(grid, sampler)
+    if not unseen:
+        return
+    facts = StageScheduleFacts(len(sigmas), sigmas)
+    fitting = [
+        name
+        for name in assembler.registry.names("stage_schedule")
+        if not unseen_stage_sets(assembler.registry.create("stage_schedule", name, {}, facts).grid(), sampler)
+    ]
+    sets = "; ".join("+".join(str(i + 1) for i, seen in enumerate(stages) if seen) for stages in unseen)
+    name = assembler.config.component("stage_schedule").name
+    raise CompositionError(
+        f"schedule {name!r} shows the network stages {sets} together, which timestep sampler "
+        f"{assembler.config.component('timestep_sampler').name!r} never draws in training; "
+        + (f"schedules that fit: {', '.join(fitting)} (--schedule)" if fitting else "use another timestep sampler")
+    )
+
+
+def resolve_device(device: str) -> torch.device:
+    """Turn "auto" or a device's name into a device of this machine. Raises DeviceError if it is not there."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return torch.device(next(name for name, there in available.items() if there))
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise DeviceError(f"device: expected auto, cpu, cuda, cuda:N or mps, got {device!r}") from error
+    there = [name for name, found in available.items() if found]
+    if not available.get(wanted.type, False):
+        raise DeviceError(f"device {device!r} is not on this machine; it has {', '.join(there)} (--device auto picks one)")
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"device {device!r} is not on this machine; it has {torch.cuda.device_count()} CUDA devices")
+    return wanted
+
+
+def snapshot(composition: Composition, providers: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """What must lie beside the weights so that a model can be made again: plain data for JSON."""
+    return {
+        "config": composition.config.model_dump(mode="json"),
+        "data": asdict(composition.data),
+        "statistics": asdict(composition.statistics),
+        "providers": providers,
+    }
+
+
+def data_from_snapshot(saved: Mapping[str, Any]) -> tuple[DataDescription, StageStatistics]:
+    """Read back what `snapshot` wrote of the data."""
+    data, statistics = saved["data"], saved["statistics"]
+    return (
+        DataDescription(data["channels"], tuple(data["classes"])),
+        StageStatistics(tuple(statistics["rms"]), tuple(statistics["std"]), statistics["num_images"]),
+    )

@@ -1,0 +1,150 @@
+"""Laws of stage schedules. Each takes a schedule built for its facts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dfm_core.conformance.law import LawBroken, Measurement, law
+from dfm_core.interfaces.stage_schedule import StageSchedule
+
+
+def _stage_of_largest(values: Tensor) -> int:
+    """Number (from 1) of the stage, in the last dimension, that has the largest value."""
+    return int(values.reshape(-1, values.shape[-1]).amax(0).argmax()) + 1
+
+
+@law("stage_schedule")
+def grid_has_its_declared_form(schedule: StageSchedule) -> Measurement:
+    """t is (steps+1, S) float64 on the CPU in [0, 1], visible is (steps, S) bool, and there is a step."""
+    grid, num_stages = schedule.grid(), schedule.facts.num_stages
+    steps = grid.visible.shape[0] if grid.visible.ndim else 0
+    forms = {
+        "t": (grid.t, (steps + 1, num_stages), torch.float64),
+        "visible": (grid.visible, (steps, num_stages), torch.bool),
+    }
+    for name, (tensor, shape, dtype) in forms.items():
+        if tuple(tensor.shape) != shape or tensor.dtype != dtype or tensor.device.type != "cpu" or steps == 0:
+            raise LawBroken(
+                f"{name}: expected {shape} {dtype} on the CPU with at least one step, got {tuple(tensor.shape)} "
+                f"{tensor.dtype} on {tensor.device}; return ScheduleGrid(t, visible) with one column a stage"
+            )
+    outside = torch.maximum(-grid.t, grid.t - 1).nan_to_num(nan=torch.inf).max().item()
+    if outside > 0:
+        raise LawBroken(f"t leaves [0, 1] by {outside:g} in stage {_stage_of_largest(abs(grid.t - 0.5))}; clamp it")
+    return Measurement(max(outside, 0.0), 0.0)
+
+
+@law("stage_schedule")
+def starts_at_noise(schedule: StageSchedule) -> Measurement:
+    """Every stage starts at exactly t = 0."""
+    first = schedule.grid().t[0]
+    if first.max().item() != 0:
+        raise LawBroken(
+            f"stage {_stage_of_largest(first)} starts at t = {first.max().item():g}, expected exactly 0: "
+            "generation starts from pure noise"
+        )
+    return Measurement(first.max().item(), 0.0)
+
+
+@law("stage_schedule")
+def ends_at_data(schedule: StageSchedule) -> Measurement:
+    """Every stage ends at exactly t = 1."""
+    missing = 1 - schedule.grid().t[-1]
+    if missing.max().item() != 0:
+        raise LawBroken(
+            f"stage {_stage_of_largest(missing)} ends {missing.max().item():g} short of t = 1, expected exactly 1: "
+            "set the last row, rounding included"
+        )
+    return Measurement(missing.max().item(), 0.0)
+
+
+@law("stage_schedule")
+def never_goes_back(schedule: StageSchedule) -> Measurement:
+    """No stage's t ever decreases."""
+    decrease = -schedule.grid().t.diff(dim=0)
+    if decrease.max().item() > 0:
+        raise LawBroken(
+            f"stage {_stage_of_largest(decrease)}: t decreases by {decrease.max().item():g} in one step; expected "
+            "non-decreasing columns, since solvers go from noise to data only"
+        )
+    return Measurement(max(decrease.max().item(), 0.0), 0.0)
+
+
+@law("stage_schedule")
+def something_moves_in_every_step(schedule: StageSchedule) -> Measurement:
+    """In every step the t of some stage changes."""
+    idle = (schedule.grid().t.diff(dim=0) == 0).all(1)
+    if idle.any():
+        raise LawBroken(
+            f"nothing moves in {int(idle.sum())} of {len(idle)} steps, first in step {int(idle.nonzero()[0]) + 1}; "
+            "leave such steps out: each costs a call of the network"
+        )
+    return Measurement(0, 0)
+
+
+@law("stage_schedule")
+def invisible_stages_rest(schedule: StageSchedule) -> Measurement:
+    """A stage that the network does not see keeps its t."""
+    grid = schedule.grid()
+    moved = torch.where(grid.visible, 0.0, grid.t.diff(dim=0).abs())
+    if moved.max().item() > 0:
+        raise LawBroken(
+            f"stage {_stage_of_largest(moved)} moves by {moved.max().item():g} in a step in which it is invisible; "
+            "make it visible there or let it rest"
+        )
+    return Measurement(moved.max().item(), 0.0)
+
+
+@law("stage_schedule")
+def one_stage_is_always_visible(schedule: StageSchedule) -> Measurement:
+    """With one stage the schedule is a plain grid: the stage is visible in every step."""
+    if schedule.facts.num_stages > 1:
+        return Measurement()
+    hidden = int((~schedule.grid().visible).sum())
+    if hidden:
+        raise LawBroken(f"the only stage is invisible in {hidden} steps, expected 0: with S = 1 nothing else can move")
+    return Measurement(hidden, 0)
+
+
+@law("stage_schedule")
+def grid_is_reproducible(schedule: StageSchedule) -> Measurement:
+    """Two calls of `grid` return the same values."""
+    first = schedule.grid()
+    t, visible = first.t.clone(), first.visible.clone()
+    second = schedule.grid()
+    if t.shape != second.t.shape or not (torch.equal(t, second.t) and torch.equal(visible, second.visible)):
+        raise LawBroken("two calls of grid() differ; expected the same values: it may depend on options and facts only")
+    return Measurement(0.0, 0.0)
+
+
+@law("stage_schedule", requires="progressive")
+def visible_stages_are_a_prefix(schedule: StageSchedule) -> Measurement:
+    """In every step the visible stages are the first k."""
+    visible = schedule.grid().visible.int()
+    gaps = (visible.diff(dim=1) > 0).any(1) | (visible[:, 0] == 0)
+    if gaps.any():
+        step = int(gaps.nonzero()[0])
+        raise LawBroken(
+            f"step {step + 1}: visible stages {visible[step].bool().tolist()}, expected a prefix of the stages; a "
+            "finer stage needs the coarser ones, or the schedule is not `progressive`"
+        )
+    return Measurement(0, 0)
+
+
+@law("stage_schedule", requires="progressive")
+def stages_start_one_after_the_other(schedule: StageSchedule) -> Measurement:
+    """The number of visible stages goes 1, 2, … S, and each new stage moves at once, after the one before has moved."""
+    grid = schedule.grid()
+    counts = grid.visible.sum(1)
+    phases = torch.unique_consecutive(counts).tolist()
+    expected = list(range(1, schedule.facts.num_stages + 1))
+    if phases != expected:
+        raise LawBroken(f"numbers of visible stages by phase: expected {expected}, got {phases}; add one stage a phase")
+    for active in expected:
+        start = int((counts == active).nonzero()[0])
+        if grid.t[start + 1, active - 1] == grid.t[start, active - 1]:
+            raise LawBroken(f"stage {active} is visible from step {start + 1} on but does not move in it; start it there")
+        if active > 1 and grid.t[start, active - 2] == 0:
+            raise LawBroken(f"stage {active} starts in step {start + 1} before stage {active - 1} has left t = 0")
+    return Measurement(0, 0)

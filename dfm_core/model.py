@@ -1,0 +1,172 @@
+"""A model in the hands of its user: generate, watch, decompose, export, load."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dfm_core.assembly import Assembler, Composition, Objects, check_schedule, data_from_snapshot, resolve_device, snapshot
+from dfm_core.config.run_config import RunConfig
+from dfm_core.errors import CheckpointError, UsageError, suggest
+from dfm_core.generation import GenerationStep, Guidance, generate_images
+from dfm_core.interfaces.stage_schedule import StageScheduleFacts
+from dfm_core.plugins.registry import Registry, default_registry
+from dfm_core.solvers import make_solver
+from dfm_core.stages import Stages
+from dfm_core.training.checkpoint import load_newest
+
+WEIGHTS_FILE = "model.safetensors"
+DESCRIPTION_FILE = "model.json"
+
+
+class Model:
+    """A composition with weights. Images are (B, C, H, W) float32 in [-1, 1]."""
+
+    def __init__(self, composition: Composition, assembler: Assembler) -> None:
+        self.composition = composition
+        self.assembler = assembler
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels; empty for a model of unlabelled data."""
+        return self.composition.data.classes
+
+    def decompose(self, images: Tensor) -> Stages:
+        """Split images into stages as the flow sees them."""
+        return self.composition.space.to_stages(images.to(self.composition.device))
+
+    def recompose(self, stages: Sequence[Tensor]) -> Tensor:
+        """Put the first k stages together: images at stage k's resolution."""
+        return self.composition.space.to_images(stages)
+
+    def with_schedule(self, **options: object) -> Model:
+        """Return this model with other options of its stage schedule, such as steps=(30, 10), thresholds=(0.7,)."""
+        options = {key: value for key, value in options.items() if value is not None}
+        if not options:
+            return self
+        composition, config = self.composition, self.composition.config
+        choice = config.component("stage_schedule")
+        facts = StageScheduleFacts(composition.num_stages, composition.statistics.sigmas(config.flow.standardize))
+        registry = self.assembler.registry
+        merged = registry.override_options("stage_schedule", choice.name, choice.options, options)
+        schedule = registry.create("stage_schedule", choice.name, merged, facts)
+        grid = schedule.grid()
+        check_schedule(self.assembler, grid, composition.timestep_sampler, facts.stage_sigmas)
+        return Model(dataclasses.replace(composition, schedule=schedule, grid=grid), self.assembler)
+
+    def labels_for(self, num: int, labels: Sequence[int | str] | None = None) -> list[int] | None:
+        """Return one class an image: `labels` repeated in turn, all classes without. Raises UsageError for unknown ones."""
+        if not self.classes:
+            if labels:
+                raise UsageError("this model was trained on unlabelled data: leave labels out")
+            return None
+        numbers = [self._class_number(label) for label in labels] if labels else list(range(len(self.classes)))
+        return [numbers[index % len(numbers)] for index in range(num)]
+
+    def _class_number(self, label: int | str) -> int:
+        if isinstance(label, str) and label in self.classes:
+            return self.classes.index(label)
+        try:
+            number = int(label)
+        except ValueError:
+            raise UsageError(f"label {label!r}: expected a class name or number.{suggest(str(label), self.classes)}") from None
+        if not 0 <= number < len(self.classes):
+            last = len(self.classes) - 1
+            raise UsageError(f"label {number}: expected 0 to {last} ({', '.join(self.classes[:10])}{' …' if last > 9 else ''})")
+        return number
+
+    def stream(
+        self,
+        num: int = 16,
+        *,
+        labels: Sequence[int | str] | None = None,
+        seed: int = 0,
+        cfg: float | None = None,
+        solver: str | None = None,
+        first_index: int = 0,
+    ) -> Iterator[GenerationStep]:
+        """Generate `num` images as one batch and yield the state after every step, with a preview on request.
+
+        labels: class names or numbers, in turn. cfg: guidance weight, 1 none. Image i depends on (seed, first_index + i).
+        """
+        sampling = self.composition.config.sampling
+        if num < 1:
+            raise UsageError(f"num: expected at least 1 image, got {num}")
+        chosen = self.labels_for(first_index + num, labels)
+        weight = sampling.cfg if cfg is None else cfg
+        name = solver or sampling.solver
+        make_solver(name)  # a wrong name is an error now, not at the first step
+        self.composition.model.eval()
+        return self.composition.generate(
+            range(first_index, first_index + num),
+            None if chosen is None else chosen[first_index:],
+            seed,
+            name,
+            Guidance(weight, sampling.cfg_interval),
+        )
+
+    def generate(self, num: int = 16, *, batch_size: int | None = None, **settings: Any) -> Tensor:
+        """Generate images (num, C, H, W) in [-1, 1]; settings as in `stream`. The batch size does not change them."""
+        size = batch_size or self.composition.config.sampling.batch_size
+        images = []
+        for start in range(0, num, size):
+            images.append(generate_images(self.stream(min(size, num - start), first_index=start, **settings)))
+        return torch.cat(images)
+
+    def export(self, path: str | Path) -> Path:
+        """Write the weights (model.safetensors) and all that describes them (model.json) to a new folder."""
+        target = Path(path)
+        if target.exists():
+            raise UsageError(f"{target} exists already; choose another folder")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            weights = {name: w.detach().cpu().contiguous().clone() for name, w in self.composition.model.backbone.state_dict().items()}
+            save_file(weights, partial / WEIGHTS_FILE)
+            description = snapshot(self.composition, self.assembler.providers())
+            (partial / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2))
+            os.replace(partial, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return target
+
+
+def load(path: str | Path, *, device: str = "auto", objects: Objects | None = None, registry: Registry | None = None) -> Model:
+    """Load a model from a run's folder (EMA weights of its newest complete checkpoint) or from an exported folder.
+
+    objects: for models that were built from objects instead of names, the same objects again. Raises CheckpointError
+    if there is no model at `path`.
+    """
+    saved, weights = read_weights(Path(path))
+    config = RunConfig.model_validate(saved["config"])
+    assembler = Assembler(config, registry or default_registry(), objects)
+    assembler.check_providers(saved.get("providers", {}))
+    data, statistics = data_from_snapshot(saved)
+    composition = assembler.compose(data, statistics, resolve_device(device))
+    try:
+        composition.model.backbone.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: the weights do not fit the network that its config describes: {error}") from error
+    composition.model.eval()
+    return Model(composition, assembler)
+
+
+def read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the description and the (averaged) weights of a run's or an exported folder, on the CPU."""
+    if (path / DESCRIPTION_FILE).is_file():
+        try:
+            return json.loads((path / DESCRIPTION_FILE).read_text()), load_file(path / WEIGHTS_FILE)
+        except Exception as error:
+            raise CheckpointError(f"{path}: the exported model cannot be read ({error}); export it again") from error
+    checkpoint, _ = load_newest(path)
+    return checkpoint.state, checkpoint.tensors("ema")

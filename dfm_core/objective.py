@@ -1,0 +1,81 @@
+"""A clean batch to its loss: all that the trainer calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dfm_core.flow import interpolate, masked_velocity_loss, stage_errors, velocity_target
+from dfm_core.interfaces.backbone import Conditioning
+from dfm_core.interfaces.timestep_sampler import TimestepDraw, TimestepSampler
+from dfm_core.loss_report import LossReport
+from dfm_core.preconditioning import VelocityModel
+from dfm_core.randomness import BatchRandomness
+from dfm_core.stage_space import StageSpace
+from dfm_core.stages import Stages
+
+
+class FlowObjective:
+    """The DFM loss of paper eq. 4.
+
+    images → stages → timesteps and masks → noisy stages → velocities → masked mean squared error. Also drops labels,
+    for guidance: the network only ever sees a label or `null_label`.
+    """
+
+    def __init__(
+        self,
+        model: VelocityModel,
+        space: StageSpace,
+        timestep_sampler: TimestepSampler,
+        null_label: int,
+        label_dropout: float,
+    ) -> None:
+        self.model = model
+        self.space = space
+        self.timestep_sampler = timestep_sampler
+        self.null_label = null_label
+        self.label_dropout = label_dropout
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Names of the parts of the loss that are reported: one a stage."""
+        return tuple(f"stage_{index + 1}" for index in range(self.space.decomposition.num_stages))
+
+    def __call__(self, batch: dict[str, Tensor], randomness: BatchRandomness) -> LossReport:
+        """Return the loss of a batch {"image": (B, C, H, W), "label": (B,)} with the given randomness."""
+        data = self.space.to_stages(batch["image"])
+        device = data[0].device
+        draw = draw_timesteps(self.timestep_sampler, randomness, device)
+        noise = draw_noise(data, randomness)
+        noisy = tuple(interpolate(n, x, draw.t[:, s]) for s, (n, x) in enumerate(zip(noise, data, strict=True)))
+        velocities = self.model(noisy, draw.t, draw.visible, self._conditioning(batch.get("label"), randomness))
+        errors = stage_errors(velocities, [velocity_target(n, x) for n, x in zip(noise, data, strict=True)])
+        return LossReport(masked_velocity_loss(errors, draw.trained), trained_means(errors, draw.trained), self.part_names)
+
+    def _conditioning(self, label: Tensor | None, randomness: BatchRandomness) -> Conditioning:
+        if label is None:
+            return Conditioning()
+        drawn = torch.rand(randomness.total, generator=randomness.shared("label dropout"))
+        dropped = randomness.part(drawn < self.label_dropout).to(label.device, non_blocking=True)
+        return Conditioning(torch.where(dropped, label.new_tensor(self.null_label), label))
+
+
+def draw_timesteps(sampler: TimestepSampler, randomness: BatchRandomness, device: torch.device) -> TimestepDraw:
+    """Draw for the step's global batch and take this part, so that how a batch is split changes nothing."""
+    draw = sampler.sample(randomness.total, randomness.shared("timesteps"))
+    parts = (randomness.part(x).to(device, non_blocking=True) for x in (draw.t, draw.visible, draw.trained))
+    return TimestepDraw(*parts)
+
+
+def draw_noise(like: Sequence[Tensor], randomness: BatchRandomness) -> Stages:
+    """Gaussian noise in the shapes of `like`, drawn on its device."""
+    generator = randomness.own("noise", like[0].device)
+    return tuple(torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype) for x in like)
+
+
+def trained_means(errors: Tensor, trained: Tensor) -> Tensor:
+    """Sums (row 0) and counts (row 1) of each stage's errors over the samples in which it is trained, (2, S)."""
+    kept = torch.where(trained, errors.detach(), errors.new_zeros(()))
+    return torch.stack([kept.sum(0), trained.sum(0).to(errors.dtype)])

@@ -1,0 +1,83 @@
+"""What a run will need, before it is started: shapes, parameters, FLOPs and memory, computed without data or weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from dfm_core.assembly import Assembler, DataDescription, stage_layout
+from dfm_core.interfaces.backbone import Backbone, Conditioning
+from dfm_core.stages import StageLayout, format_size
+
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """The plan of a run.
+
+    stages: per stage its resolution in the decomposition's units and the shape of its tensor. backbone: what the
+    network says of itself. flops: of forward and backward of one optimiser step. Memory in bytes: state (weights,
+    gradients, two moments, EMA, all float32), activations (what autograd keeps of one micro-batch), stage_tensors
+    (data, noise, noisy inputs and velocities of one micro-batch).
+    """
+
+    stages: list[dict[str, str]]
+    backbone: dict[str, str]
+    parameters: int
+    flops: int
+    state_bytes: int
+    activation_bytes: int
+    stage_bytes: int
+
+    @property
+    def memory_bytes(self) -> int:
+        """Estimated peak of tensors during a step."""
+        return self.state_bytes + self.activation_bytes + self.stage_bytes
+
+
+def plan_training(assembler: Assembler, data: DataDescription) -> TrainingPlan:
+    """Make everything but the weights (on the meta device) and count."""
+    config = assembler.config
+    autoencoder = assembler.autoencoder(data.channels, torch.device("cpu"))
+    layout = stage_layout(assembler.decomposition(autoencoder))
+    with torch.device("meta"):
+        backbone = assembler.backbone(layout, data)
+    training = config.training
+    micro_batch = -(-training.batch_size // training.accumulation)
+    flops, activations = measure_step(backbone, layout, micro_batch, data)
+    parameters = sum(p.numel() for p in backbone.parameters())
+    return TrainingPlan(
+        stages=[{"resolution": format_size(s.resolution), "shape": "x".join(map(str, s.shape))} for s in layout],
+        backbone=backbone.describe(),
+        parameters=parameters,
+        flops=flops * training.batch_size // micro_batch,
+        state_bytes=5 * FLOAT_BYTES * parameters,
+        activation_bytes=activations,
+        stage_bytes=4 * FLOAT_BYTES * micro_batch * sum(s.numel for s in layout),
+    )
+
+
+def measure_step(backbone: Backbone, layout: StageLayout, batch: int, data: DataDescription) -> tuple[int, int]:
+    """FLOPs of forward and backward, and bytes that autograd keeps in between, for a batch on the meta device."""
+    noisy = tuple(torch.empty(batch, *s.shape, device="meta") for s in layout)
+    t = torch.empty(batch, len(layout), device="meta")
+    visible = torch.empty(batch, len(layout), device="meta", dtype=torch.bool)
+    label = torch.empty(batch, device="meta", dtype=torch.int64) if data.classes else None
+    kept: dict[Any, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    weights = {p.untyped_storage()._cdata for p in backbone.parameters()}
+    with FlopCounterMode(display=False) as counter:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            velocities = backbone(noisy, t, visible, Conditioning(label))
+        torch.stack([v.square().mean() for v in velocities]).sum().backward()
+    return int(counter.get_total_flops()), sum(size for key, size in kept.items() if key not in weights)

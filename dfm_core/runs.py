@@ -1,0 +1,211 @@
+"""A run from its configuration: data, composition, trainer; begun, begun from other weights, or resumed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from dfm_core.assembly import Assembler, Composition, DataDescription, Objects, data_from_snapshot, resolve_device, snapshot
+from dfm_core.config.settings import ComponentChoice
+from dfm_core.errors import CheckpointError, DataError
+from dfm_core.generation import generate_images
+from dfm_core.images import make_grid, save_png
+from dfm_core.interfaces.dataset import Dataset
+from dfm_core.model import Model, read_weights
+from dfm_core.randomness import BatchRandomness, derive_seed
+from dfm_core.training.checkpoint import Checkpoint, load_newest
+from dfm_core.training.data import BatchStream, load_batch
+from dfm_core.training.progress import QuietReporter, Reporter
+from dfm_core.training.run_directory import RunDirectory
+from dfm_core.training.trainer import Trainer, TrainingResult
+
+if TYPE_CHECKING:
+    from dfm_core.config.run_config import RunConfig
+    from dfm_core.plugins.registry import Registry
+
+STATISTICS_BATCH = 16
+logger = logging.getLogger("dfm")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a training leaves. path: the run's folder. training: how it ended. composition: holds the raw weights."""
+
+    path: Path
+    training: TrainingResult
+    composition: Composition
+
+
+def describe_data(dataset: Dataset) -> DataDescription:
+    """What a model must know of a data set. Raises DataError if it is empty."""
+    if len(dataset) == 0:
+        raise DataError("the training data is empty; expected at least one sample")
+    return DataDescription(dataset.channels, dataset.classes)
+
+
+def start_run(
+    config: RunConfig,
+    registry: Registry,
+    *,
+    objects: Objects | None = None,
+    reporter: Reporter | None = None,
+    init_from: Path | None = None,
+    announce: Callable[[Path, Composition], None] | None = None,
+) -> FinishedRun:
+    """Train a new run. init_from: a run or an exported model whose weights it begins with.
+
+    announce(run folder, composition) is called when everything is made and the first step is next.
+    """
+    device = resolve_device(config.device)
+    assembler = Assembler(config, registry, objects)
+    dataset = assembler.dataset()
+    images = statistics_batches(dataset, config.flow.statistics_images)
+    composition = assembler.compose(describe_data(dataset), None, device, images)
+    if init_from is not None:
+        initialise_from(composition, init_from, reporter)
+    run = RunDirectory.create(Path(config.output) if config.output else None, config.name or default_name(config))
+    run.write_config(config.model_dump(mode="json"))
+    return _train(run, assembler, composition, dataset, None, reporter, announce)
+
+
+def resume_run(
+    path: Path,
+    config: RunConfig,
+    registry: Registry,
+    *,
+    objects: Objects | None = None,
+    reporter: Reporter | None = None,
+    announce: Callable[[Path, Composition], None] | None = None,
+) -> FinishedRun:
+    """Go on with the run at `path` from its newest complete checkpoint, under `config` (checked by the caller)."""
+    run = RunDirectory.open(path)
+    checkpoint, passed_over = load_newest(path)
+    for message in passed_over:
+        (reporter or QuietReporter()).warn(message)
+    assembler = Assembler(config, registry, objects)
+    assembler.check_providers(checkpoint.state["providers"])
+    data, statistics = data_from_snapshot(checkpoint.state)
+    composition = assembler.compose(data, statistics, resolve_device(config.device))
+    dataset = assembler.dataset()
+    if describe_data(dataset) != data:
+        raise CheckpointError(f"{path} was trained on classes {data.classes}, the data now has {dataset.classes}; point it to the same data")
+    run.write_config(config.model_dump(mode="json"))
+    return _train(run, assembler, composition, dataset, checkpoint, reporter, announce)
+
+
+def _train(
+    run: RunDirectory,
+    assembler: Assembler,
+    composition: Composition,
+    dataset: Dataset,
+    start: Checkpoint | None,
+    reporter: Reporter | None,
+    announce: Callable[[Path, Composition], None] | None,
+) -> FinishedRun:
+    config = assembler.config
+    reporter = reporter or QuietReporter()
+    stream = BatchStream(dataset, config.training.batch_size, config.seed, workers=config.workers, warn=reporter.warn)
+    if announce is not None:
+        announce(run.path, composition)
+    trainer = Trainer(
+        module=composition.model.backbone,
+        objective=composition.objective(),
+        data=stream,
+        settings=config.training,
+        logging=config.logging,
+        run=run,
+        device=composition.device,
+        seed=config.seed,
+        snapshot=snapshot(composition, assembler.providers()),
+        on_samples=lambda step: save_sample_grid(composition, run.samples / f"step_{step:08d}.png"),
+        validate=validation(composition, assembler),
+        reporter=reporter,
+    )
+    return FinishedRun(run.path, trainer.train(start), composition)
+
+
+def statistics_batches(dataset: Dataset, num_images: int) -> Iterator[Tensor]:
+    """The images from which stage statistics are estimated: the first `num_images` of the unaugmented order."""
+    count = min(num_images, len(dataset))
+    for start in range(0, count, STATISTICS_BATCH):
+        yield load_batch(dataset, range(start, min(start + STATISTICS_BATCH, count)), epoch=0)["image"]
+
+
+def initialise_from(composition: Composition, source: Path, reporter: Reporter | None = None) -> None:
+    """Copy the averaged weights of another run or exported model wherever name and shape agree.
+
+    Raises CheckpointError if nothing agrees.
+    """
+    _, weights = read_weights(source)
+    own = composition.model.backbone.state_dict()
+    fitting = {name: weight for name, weight in weights.items() if name in own and own[name].shape == weight.shape}
+    if not fitting:
+        raise CheckpointError(f"{source}: none of its {len(weights)} tensors fits this network; use the same backbone options")
+    composition.model.backbone.load_state_dict(fitting, strict=False)
+    if reporter is not None:
+        reporter.say(f"began with {len(fitting)} of {len(own)} tensors from {source}")
+
+
+def save_sample_grid(composition: Composition, path: Path) -> None:
+    """Generate the run's own samples, always from the same noise, and write them as one picture."""
+    sampling = composition.config.sampling
+    classes = len(composition.data.classes)
+    images = []
+    for first in range(0, sampling.num, sampling.batch_size):
+        indices = range(first, min(first + sampling.batch_size, sampling.num))
+        labels = [index % classes for index in indices] if classes else None
+        images.append(generate_images(composition.generate(indices, labels, seed=composition.config.seed)).cpu())
+    save_png(path, make_grid(torch.cat(images)))
+
+
+def validation(composition: Composition, assembler: Assembler) -> Callable[[], dict[str, float]] | None:
+    """Return a function that measures the loss on held-out data with fixed noise, or None where there is none."""
+    config = assembler.config
+    if not config.logging.validation_every:
+        return None
+    dataset = assembler.dataset("validation")
+    count = min(config.logging.validation_images, len(dataset))
+    if count == 0:
+        return None
+    objective, size = composition.objective(), config.training.batch_size
+    seed = derive_seed(config.seed, "validation")
+
+    @torch.no_grad()
+    def validate() -> dict[str, float]:
+        parts, loss = 0, 0.0
+        for step, first in enumerate(range(0, count, size)):
+            indices = range(first, min(first + size, count))
+            batch = {name: value.to(composition.device) for name, value in load_batch(dataset, indices, epoch=0).items()}
+            report = objective(batch, BatchRandomness(seed, step, 0, len(indices), len(indices)))
+            parts, loss = parts + report.parts, loss + float(report.loss) * len(indices)
+        averages = (parts[0] / parts[1].clamp_min(1)).tolist()
+        return {"loss": loss / count, **dict(zip(objective.part_names, averages, strict=True))}
+
+    return validate
+
+
+def default_name(config: RunConfig) -> str:
+    """Name of a run's folder after its time: decomposition and stages."""
+    sizes = "-".join("x".join(map(str, size)) if len(set(size)) > 1 else str(size[0]) for size in config.stages)
+    return f"{config.component('decomposition').name}-{sizes}"
+
+
+def trained_model(run: FinishedRun, device: str = "auto", objects: Objects | None = None) -> Model:
+    """Load the averaged weights of a finished run."""
+    from dfm_core.model import load
+
+    return load(run.path, device=device, objects=objects)
+
+
+def with_objects(config: RunConfig, objects: Objects) -> RunConfig:
+    """Record in a config which components were given as objects, so that nobody takes the default's name for them."""
+    choices = {
+        kind: ComponentChoice(name=f"object:{type(given).__module__}.{type(given).__qualname__}") for kind, given in objects.items()
+    }
+    return config.model_copy(update=choices)

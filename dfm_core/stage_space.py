@@ -1,0 +1,78 @@
+"""Images to the stages that the flow sees, and back: autoencoder, decomposition and standardisation in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dfm_core.interfaces.autoencoder import Autoencoder
+from dfm_core.interfaces.decomposition import Decomposition
+from dfm_core.stages import Stages
+
+SMALLEST_SIGMA = 1e-3
+"""Floor of every σ: a stage that is empty over the data must not divide by zero."""
+
+
+@dataclass(frozen=True)
+class StageStatistics:
+    """What the data looks like, per stage, over samples, channels and positions.
+
+    rms: root mean square, the σ of the preconditioning. std: standard deviation, the divisor of standardisation.
+    num_images: how many images they were estimated from. They travel with the checkpoint.
+    """
+
+    rms: tuple[float, ...]
+    std: tuple[float, ...]
+    num_images: int
+
+    def scales(self, standardize: bool) -> tuple[float, ...]:
+        """Divisor of each stage before noising: its standard deviation, or 1."""
+        return tuple(max(std, SMALLEST_SIGMA) if standardize else 1.0 for std in self.std)
+
+    def sigmas(self, standardize: bool) -> tuple[float, ...]:
+        """Root mean square of each stage as the flow sees it (method: 1 when standardised, up to its mean)."""
+        scales = self.scales(standardize)
+        return tuple(max(rms / scale, SMALLEST_SIGMA) for rms, scale in zip(self.rms, scales, strict=True))
+
+
+class StageSpace:
+    """The way from images to stages and back.
+
+    scales: divisor of each stage before noising (1 where not standardised).
+    """
+
+    def __init__(self, autoencoder: Autoencoder, decomposition: Decomposition, scales: Sequence[float]) -> None:
+        self.autoencoder = autoencoder
+        self.decomposition = decomposition
+        self.scales = tuple(scales)
+
+    @torch.no_grad()
+    def to_stages(self, images: Tensor) -> Stages:
+        """Encode, decompose and scale images (B, C, H, W) in [-1, 1]. Runs in float32, whatever the network runs in."""
+        with torch.autocast(images.device.type, enabled=False):
+            stages = self.decomposition.decompose(self.autoencoder.encode(images))
+        return tuple(s if scale == 1 else s / scale for s, scale in zip(stages, self.scales, strict=True))
+
+    @torch.no_grad()
+    def to_images(self, stages: Sequence[Tensor]) -> Tensor:
+        """Unscale, recompose and decode the first k stages: the preview at stage k's resolution, (B, C, H_k, W_k)."""
+        unscaled = [s if scale == 1 else s * scale for s, scale in zip(stages, self.scales, strict=False)]
+        return self.autoencoder.decode(self.decomposition.recompose(unscaled))
+
+
+def estimate_statistics(autoencoder: Autoencoder, decomposition: Decomposition, batches: Iterable[Tensor]) -> StageStatistics:
+    """Measure the stages of batches of images (B, C, H, W). Sums in float64, on the CPU."""
+    space = StageSpace(autoencoder, decomposition, (1.0,) * decomposition.num_stages)
+    sums = torch.zeros(3, decomposition.num_stages, dtype=torch.float64)  # count, sum, sum of squares
+    num_images = 0
+    for images in batches:
+        num_images += len(images)
+        for index, stage in enumerate(space.to_stages(images)):
+            values = stage.double()
+            sums[:, index] += torch.stack([values.new_tensor(values.numel()), values.sum(), values.square().sum()]).cpu()
+    mean, square = sums[1] / sums[0], sums[2] / sums[0]
+    std = (square - mean.square()).clamp_min(0).sqrt()
+    return StageStatistics(tuple(square.sqrt().tolist()), tuple(std.tolist()), num_images)

@@ -1,0 +1,236 @@
+"""Batches whose content is a function of the step: nothing to save, the same bits with any number of workers."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import multiprocessing.resource_tracker
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import Dataset as TorchDataset
+
+from dfm_core.errors import DataError, DFMError, UnreadableSampleError
+from dfm_core.interfaces.dataset import Dataset
+from dfm_core.randomness import derive_generator
+
+Batch = dict[str, Tensor]
+"""{"image": (B, C, H, W) float32 in [-1, 1], "label": (B,) int64 (absent on unlabelled data)}."""
+
+Element = tuple[int, int]
+"""(index, epoch) of a sample, as `Dataset.load` takes it."""
+
+_LOGGER = logging.getLogger("dfm")
+_TOLERATED_SHARE = 0.1
+_JUDGED_FROM = 20
+
+
+class UnreadableSamples:
+    """What could not be read: warns once a sample, and raises DataError when it is more than a tenth of the data.
+
+    The share is that of the distinct samples seen so far, judged when at least 20, or all, have been seen. counts:
+    message (which names the file) -> how often it came up.
+    """
+
+    def __init__(self, total: int, warn: Callable[[str], None] | None = None) -> None:
+        self.counts: dict[str, int] = {}
+        self._total = total
+        self._seen: set[int] = set()
+        self._broken: set[int] = set()
+        self._warn = warn or _LOGGER.warning
+
+    def add(self, seen: Sequence[int], failures: Sequence[tuple[int, str]]) -> None:
+        """Note the samples `seen`, and among them the `failures` (index, message)."""
+        self._seen.update(seen)
+        for index, message in failures:
+            if index not in self._broken:
+                self._broken.add(index)
+                self._warn(f"skipped: {message}")
+            self.counts[message] = self.counts.get(message, 0) + 1
+        enough = len(self._seen) >= min(_JUDGED_FROM, self._total)
+        if enough and len(self._broken) > _TOLERATED_SHARE * len(self._seen):
+            raise self.error()
+
+    def checked(self, loaded: _Loaded) -> Batch:
+        """Return the batch that was loaded, after noting what was unreadable. Raises DataError."""
+        self.add(loaded.seen, loaded.failures)
+        if loaded.error is not None:
+            raise loaded.error
+        if loaded.content is None:
+            raise self.error()
+        batch: Batch = loaded.content
+        return batch
+
+    def error(self) -> DataError:
+        """Return the error that says how many samples are unreadable, and names the first."""
+        named = "; ".join(list(self.counts)[:3])
+        return DataError(
+            f"{len(self._broken)} of the {len(self._seen)} samples seen so far are unreadable, expected at most a "
+            f"tenth; repair or remove them: {named}{'; …' if len(self.counts) > 3 else ''}"
+        )
+
+
+class BatchStream:
+    """Endless shuffled batches of a data set.
+
+    Step n, counted from 0, holds the elements n·B … n·B + B − 1 of the endless row of epochs, each in an order of its
+    own drawn from (seed, epoch); so a run that has done k steps goes on with `batches(k)`, and a data set smaller than
+    a batch repeats within it. An unreadable sample is replaced by the next readable one (index + 1, and so on).
+    Raises DataError where the data is empty, or more than a tenth of it unreadable.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        seed: int,
+        *,
+        workers: int = 0,
+        pin_memory: bool = False,
+        warn: Callable[[str], None] | None = None,
+    ) -> None:
+        """Prepare a stream.
+
+        workers: processes that load, started by spawning (the data set must be picklable); 0 loads in this one.
+        pin_memory: for a CUDA device. warn: called once for every unreadable sample; default: logger "dfm".
+        """
+        if len(dataset) == 0:
+            raise DataError(f"expected at least one sample, the {dataset.facts.split} split of the data set has none")
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.seed = seed
+        self._workers = workers
+        self._pin_memory = pin_memory
+        self._unreadable = UnreadableSamples(len(dataset), warn)
+
+    @property
+    def unreadable(self) -> dict[str, int]:
+        """Message naming an unreadable sample -> how often it came up so far."""
+        return self._unreadable.counts
+
+    def elements(self, step: int) -> list[Element]:
+        """Return the (index, epoch) of the B samples of step `step`, counted from 0."""
+        found: list[Element] = []
+        while len(found) < self.batch_size:
+            epoch, offset = divmod(step * self.batch_size + len(found), len(self.dataset))
+            order = _order(len(self.dataset), self.seed, epoch)
+            indices = order[offset : offset + self.batch_size - len(found)].tolist()
+            found += [(index, epoch) for index in indices]
+        return found
+
+    def batches(self, start_step: int = 0, stop_step: int | None = None) -> Iterator[Batch]:
+        """Yield the batches of the steps start_step, start_step + 1, …, stop_step − 1 (None: for ever)."""
+        steps = itertools.count(start_step) if stop_step is None else range(start_step, stop_step)
+        loader = DataLoader(
+            _Items(self.dataset),
+            batch_sampler=map(self.elements, steps),
+            collate_fn=_collate,
+            num_workers=self._workers,
+            multiprocessing_context="spawn" if self._workers else None,
+            worker_init_fn=_ignore_interrupts if self._workers else None,
+            pin_memory=self._pin_memory,
+            generator=torch.Generator().manual_seed(0),  # else it draws from torch's global state
+        )
+        with _starting_processes():
+            loaded = iter(loader)
+        try:
+            for part in loaded:
+                yield self._unreadable.checked(part)
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker (pid"):
+                raise
+            raise DataError(
+                f"a process that loads data died ({error}); if memory or /dev/shm is short, use fewer workers"
+            ) from error
+
+
+def load_batch(
+    dataset: Dataset, indices: Sequence[int], epoch: int = 0, unreadable: UnreadableSamples | None = None
+) -> Batch:
+    """Load samples by index in this process, for statistics and validation; unreadable ones are replaced by the next.
+
+    unreadable: where to note those; default: warn and forget. Raises DataError where more than a tenth is unreadable.
+    """
+    loaded = _collate([_load(dataset, index, epoch) for index in indices])
+    return (unreadable or UnreadableSamples(len(dataset))).checked(loaded)
+
+
+class _Loaded(NamedTuple):
+    """Samples or why there are none: what goes from a worker to the main process. content: a sample, or a batch."""
+
+    content: Any
+    seen: list[int]
+    failures: list[tuple[int, str]]
+    error: DFMError | None
+
+
+class _Items(TorchDataset[_Loaded]):
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, element: Element) -> _Loaded:
+        return _load(self.dataset, *element)
+
+
+def _load(dataset: Dataset, index: int, epoch: int) -> _Loaded:
+    """Load a sample or the next readable one; errors are returned, since a worker would bury their message."""
+    seen: list[int] = []
+    failures: list[tuple[int, str]] = []
+    # More failures in a row than this are more than a tenth of all the data.
+    while len(failures) <= _TOLERATED_SHARE * len(dataset):
+        seen.append(index)
+        try:
+            return _Loaded(dataset.load(index, epoch), seen, failures, None)
+        except UnreadableSampleError as error:
+            failures.append((index, str(error)))
+        except DFMError as error:
+            return _Loaded(None, seen, failures, error)
+        index = (index + 1) % len(dataset)
+    return _Loaded(None, seen, failures, None)
+
+
+def _collate(items: list[_Loaded]) -> _Loaded:
+    complete = all(item.content is not None for item in items)
+    return _Loaded(
+        default_collate([item.content for item in items]) if complete else None,
+        [index for item in items for index in item.seen],
+        [failure for item in items for failure in item.failures],
+        next((item.error for item in items if item.error), None),
+    )
+
+
+@lru_cache(maxsize=4)
+def _order(length: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(length, generator=derive_generator(seed, "order", epoch))
+
+
+def _ignore_interrupts(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _starting_processes() -> Iterator[None]:
+    """Give processes that start here one thread each, and leave Ctrl-C to this one from their first moment on."""
+    threads = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    blocked: set[Any] = set()
+    if hasattr(signal, "pthread_sigmask"):
+        # Started within, the tracker would unblock the signal.
+        multiprocessing.resource_tracker.ensure_running()
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        if threads is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = threads

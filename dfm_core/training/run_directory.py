@@ -1,0 +1,88 @@
+"""The folder of a run: what lies where, how it begins and how it is found again."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from dfm_core.errors import CheckpointError, UsageError
+from dfm_core.training.checkpoint import FOLDER
+
+CONFIG_FILE = "config.yaml"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths of one run: config.yaml, metrics.jsonl, checkpoints/, samples/, tensorboard/."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path | None, name: str = "run", root: Path = Path("runs")) -> RunDirectory:
+        """Make a new run folder: `path`, or `root`/<time>-<name> for None.
+
+        Raises UsageError if `path` exists, or if it cannot be made.
+        """
+        target = path or _unused(root / f"{time.strftime('%Y%m%d-%H%M%S')}-{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}")
+        try:
+            target.mkdir(parents=True)
+            (target / "samples").mkdir()
+            (target / FOLDER).mkdir()
+        except FileExistsError as error:
+            raise UsageError(
+                f"{target} exists; continue that run with `dfm train --resume {target}`, or choose another --output"
+            ) from error
+        except OSError as error:
+            raise UsageError(f"cannot create the run folder {target}: {error}; choose another --output") from error
+        return cls(target)
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """Return the existing run at `path`. Raises CheckpointError if it is none."""
+        if not (path / CONFIG_FILE).is_file() or not (path / FOLDER).is_dir():
+            raise CheckpointError(f"{path} is not the folder of a run: expected {CONFIG_FILE} and {FOLDER}/ in it")
+        return cls(path)
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / CONFIG_FILE
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a logging step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """Sample grids."""
+        return self.path / "samples"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard events."""
+        return self.path / "tensorboard"
+
+    def write_config(self, config: Mapping[str, object]) -> None:
+        """Write config.yaml (JSON types), keys in the given order, replacing an older one in one go."""
+        replace_text(self.config, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file so that a reader, or a crash, sees the old content or the new, nothing between."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _unused(path: Path) -> Path:
+    candidate, number = path, 2
+    while candidate.exists():
+        candidate, number = path.with_name(f"{path.name}-{number}"), number + 1
+    return candidate

@@ -1,0 +1,55 @@
+"""What each stage owns of the network: the way in, its clock, and the way out with its own modulation."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from dfm_core.stages import Size
+from dfm_plugins.backbones.blocks import modulate
+from dfm_plugins.backbones.embedders import TimestepEmbedder
+
+
+def patchify(stage: Tensor, patch: int) -> Tensor:
+    """(B, C, H, W) -> (B, tokens, C · patch²), row by row."""
+    return rearrange(stage, "b c (h p1) (w p2) -> b (h w) (c p1 p2)", p1=patch, p2=patch)
+
+
+def unpatchify(patches: Tensor, patch: int, grid: Size) -> Tensor:
+    """(B, tokens, C · patch²) -> (B, C, H, W): the inverse of `patchify` for a token grid h × w."""
+    return rearrange(patches, "b (h w) (c p1 p2) -> b c (h p1) (w p2)", h=grid[0], p1=patch, p2=patch)
+
+
+class StageHead(nn.Module):
+    """Read the velocity of one stage off the normalised tokens: own modulation, then a linear layer."""
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(width, 2 * width)
+        self.projection = nn.Linear(width, features)
+
+    def forward(self, tokens: Tensor, condition: Tensor) -> Tensor:
+        """tokens: (B, N, width), normalised. condition: (B, width), after its SiLU. Returns (B, N, features)."""
+        shift, scale = rearrange(self.modulation(condition), "b (two width) -> two b 1 width", two=2)
+        return self.projection(modulate(tokens, shift, scale))
+
+
+class StageIO(nn.Module):
+    """All parameters that belong to one stage. features: elements of one of its patches, over all channels."""
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        self.patch_embedding = nn.Linear(features, width)
+        self.timestep_embedder = TimestepEmbedder(width)
+        self.head = StageHead(features, width)
+
+    def embed_patches(self, patches: Tensor, visible: Tensor) -> Tensor:
+        """patches: (B, N, features). visible: (B,) bool. Returns (B, N, width), zero where the stage is invisible."""
+        shown = visible[:, None, None]
+        # Selected before the layer, so that NaN reaches neither output nor gradient, and after it, because of its bias.
+        return torch.where(shown, self.patch_embedding(torch.where(shown, patches, 0)), 0)
+
+    def embed_timestep(self, t: Tensor, visible: Tensor) -> Tensor:
+        """t: (B,), visible: (B,) bool. Returns (B, width), zero where the stage is invisible."""
+        return torch.where(visible[:, None], self.timestep_embedder(torch.where(visible, t, 0)), 0)

@@ -1,0 +1,93 @@
+"""The choice of patches: square, one size a stage, so that all stages give the same grid of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dfm_core.errors import CompositionError, StageShapeError, StageSizeError
+from dfm_core.stages import Size, StageLayout, format_size
+
+DEFAULT_TOKENS = 16
+"""Most tokens along the short side that are taken unasked."""
+
+
+@dataclass(frozen=True)
+class Patching:
+    """Edge of each stage's square patches, and the token grid (height × width) that they give at the training size."""
+
+    patches: tuple[int, ...]
+    grid: Size
+
+    def grid_at(self, stages: Sequence[Tensor]) -> Size:
+        """Token grid of these stages, each (B, C, H, W). Raises StageShapeError unless all give the same one."""
+        grids = {_grid(tuple(stage.shape[2:]), patch) for stage, patch in zip(stages, self.patches, strict=True)}
+        if len(grids) != 1 or None in grids:
+            sizes = ", ".join("x".join(map(str, stage.shape[2:])) for stage in stages)
+            raise StageShapeError(
+                f"stages of tensor sizes {sizes} do not give one token grid with patches "
+                f"{', '.join(map(str, self.patches))}; use multiples of the patches in the training ratios"
+            )
+        return next(grid for grid in grids if grid is not None)
+
+
+def choose_patching(layout: StageLayout, token_grid: int | None, patch_size: int | None) -> Patching:
+    """Return the patches for stages of this layout, which must be images (C, H, W).
+
+    token_grid: tokens along the short side. patch_size: patch of the finest stage. With neither: the most tokens, up to
+    16, that divide every stage (where none does, the fewest). Raises StageSizeError that names the values that work.
+    """
+    choices = possible_patchings(layout)
+    if token_grid is not None:
+        return _pick("token_grid", token_grid, {min(choice.grid): choice for choice in choices}, layout)
+    if patch_size is not None:
+        return _pick("patch_size", patch_size, {choice.patches[-1]: choice for choice in choices}, layout)
+    coarse = [choice for choice in choices if min(choice.grid) <= DEFAULT_TOKENS]
+    return coarse[-1] if coarse else choices[0]
+
+
+def possible_patchings(layout: StageLayout) -> list[Patching]:
+    """Return every patching that gives all stages the same grid, fewest tokens first; never empty.
+
+    Raises StageSizeError if there is none (stages of different aspect ratio), CompositionError for other than images.
+    """
+    sizes = [stage.shape[1:] for stage in layout]
+    if any(len(size) != 2 for size in sizes):
+        raise CompositionError(
+            f"dit takes images, stages of shape (C, H, W); got {', '.join(str(stage.shape) for stage in layout)}"
+        )
+    choices = []
+    for tokens in range(1, min(map(min, sizes)) + 1):
+        if any(min(size) % tokens for size in sizes):
+            continue
+        patches = tuple(min(size) // tokens for size in sizes)
+        grids = {_grid(size, patch) for size, patch in zip(sizes, patches, strict=True)}
+        if len(grids) == 1 and (grid := grids.pop()) is not None:
+            choices.append(Patching(patches, grid))
+    if not choices:
+        raise StageSizeError(
+            f"stages of tensor sizes {_sizes(layout)} share no token grid of square patches: give all stages the same "
+            "aspect ratio, with sides that a common patch divides"
+        )
+    return choices
+
+
+def _pick(option: str, value: int, choices: dict[int, Patching], layout: StageLayout) -> Patching:
+    if value not in choices:
+        works = ", ".join(map(str, sorted(choices)))
+        remedy = "or stage sizes that are multiples of it" if option == "token_grid" else "or leave it out"
+        raise StageSizeError(
+            f"{option}={value} does not fit stages of tensor sizes {_sizes(layout)}: use {option} {works}, {remedy}"
+        )
+    return choices[value]
+
+
+def _grid(size: Size, patch: int) -> Size | None:
+    """Tokens along each axis, or None where the patch does not divide the size."""
+    return None if any(length % patch for length in size) else tuple(length // patch for length in size)
+
+
+def _sizes(layout: StageLayout) -> str:
+    return ", ".join(format_size(stage.shape[1:]) for stage in layout)

@@ -1,0 +1,46 @@
+"""The paper's sampler: how many stages are active, then a logit-normal t for each of them, cleaner for the earlier."""
+
+from __future__ import annotations
+
+import torch
+
+from dfm_core.interfaces.timestep_sampler import TimestepDraw, TimestepSampler, TimestepSamplerFacts
+from dfm_plugins.timestep_samplers.active_stages import (
+    draw_index,
+    prefix_draw,
+    prefix_probabilities,
+    resolve_per_stage,
+    resolve_probabilities,
+)
+from dfm_plugins.timestep_samplers.specs import ProgressiveOptions
+
+
+class Component(TimestepSampler):
+    """k from `stage_probs`; t_k ~ sigmoid(N(0, 1)); t_j ~ sigmoid(N(1.5, 1)) for j < k; 0 beyond. Paper algorithm 1.
+
+    Order of the draws: k from B float64 uniforms (one with `draw: batch`, none for one stage), then B × S normals.
+    So for one stage t is `sigmoid(randn(B, generator=generator))`, plain flow matching.
+    """
+
+    options: ProgressiveOptions
+
+    def __init__(self, options: ProgressiveOptions, facts: TimestepSamplerFacts) -> None:
+        super().__init__(options, facts)
+        self._probabilities = resolve_probabilities(options.stage_probs, facts.num_stages)
+        names = ("current_location", "current_scale", "earlier_location", "earlier_scale")
+        self._parameters = [resolve_per_stage(getattr(options, name), facts.num_stages, name) for name in names]
+
+    def sample(self, batch_size: int, generator: torch.Generator) -> TimestepDraw:
+        """Draw for `batch_size` samples; all active stages are trained."""
+        draws = 1 if self.options.draw == "batch" else batch_size
+        current = draw_index(self._probabilities, draws, generator).expand(batch_size)
+        normal = torch.randn(batch_size, self.facts.num_stages, generator=generator)
+        is_current = torch.arange(self.facts.num_stages) == current[:, None]
+        current_location, current_scale, earlier_location, earlier_scale = self._parameters
+        location = torch.where(is_current, current_location, earlier_location)
+        scale = torch.where(is_current, current_scale, earlier_scale)
+        return prefix_draw(torch.sigmoid(location + scale * normal), current)
+
+    def visible_probabilities(self) -> dict[tuple[bool, ...], float]:
+        """`stage_probs`, by set."""
+        return prefix_probabilities(self._probabilities)

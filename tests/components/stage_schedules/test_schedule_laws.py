@@ -1,0 +1,122 @@
+"""Every law over every built-in schedule, and a broken schedule for every law."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from dfm_core.conformance import LawBroken, laws_of
+from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageSchedule, StageScheduleFacts
+from dfm_core.plugins import Options, StageScheduleSpec
+from dfm_plugins.stage_schedules.specs import SPECS
+
+LAWS = {law.name: law for law in laws_of("stage_schedule")}
+SIGMAS = (0.8, 0.3, 0.11, 0.02)
+SETTINGS: dict[str, list[dict[str, object]]] = {
+    "progressive": [{}, {"shift": "linear"}, {"shift": 0.2}, {"shift": 3.0}, {"thresholds": 1.0}, {"thresholds": 0.05}],
+    "simultaneous": [{}, {"shift": "auto"}, {"steps": 1}],
+}
+
+
+def facts(num_stages: int) -> StageScheduleFacts:
+    return StageScheduleFacts(num_stages, SIGMAS[:num_stages])
+
+
+def build(spec: StageScheduleSpec, options: dict[str, object], num_stages: int) -> StageSchedule:
+    module, name = spec.factory.split(":")
+    factory: Callable[..., StageSchedule] = getattr(importlib.import_module(module), name)
+    return factory(spec.options(**options), facts(num_stages))
+
+
+@pytest.mark.parametrize("num_stages", [1, 2, 3, 4])
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+def test_schedule_holds_law(law, spec, num_stages):
+    if law.requires and not getattr(spec, law.requires):
+        pytest.skip(f"{spec.name} does not declare {law.requires}")
+    for options in SETTINGS[spec.name]:
+        law.check(build(spec, options, num_stages))
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+def test_progressive_with_one_step_a_stage_holds_law(law):
+    law.check(build(SPECS[0], {"steps": [1, 1, 1], "thresholds": [0.5, 1.0]}, 3))
+
+
+class Given(StageSchedule):
+    """A schedule with the grid that it is given."""
+
+    def __init__(self, t: list[list[float]], visible: list[list[int]], dtype: torch.dtype = torch.float64) -> None:
+        super().__init__(Options(), facts(len(t[0])))
+        self._grid = ScheduleGrid(torch.tensor(t, dtype=dtype), torch.tensor(visible, dtype=torch.bool))
+
+    def grid(self) -> ScheduleGrid:
+        return self._grid
+
+
+class Restless(Given):
+    """Another grid at every call."""
+
+    def grid(self) -> ScheduleGrid:
+        self._grid = ScheduleGrid(self._grid.t**0.5, self._grid.visible)
+        return self._grid
+
+
+GOOD = [[0, 0], [0.5, 0], [1, 1]]
+PREFIXES = [[1, 0], [1, 1]]
+BROKEN: dict[str, StageSchedule] = {
+    "grid_has_its_declared_form": Given(GOOD, PREFIXES, torch.float32),
+    "starts_at_noise": Given([[0.1, 0], [0.5, 0], [1, 1]], PREFIXES),
+    "ends_at_data": Given([[0, 0], [0.5, 0], [1, 1 - 1e-9]], PREFIXES),
+    "never_goes_back": Given([[0, 0], [0.9, 0], [0.8, 0.5], [1, 1]], [[1, 0], [1, 1], [1, 1]]),
+    "something_moves_in_every_step": Given([[0, 0], [0.5, 0], [1, 0.5], [1, 0.5], [1, 1]], [[1, 0]] + [[1, 1]] * 3),
+    "invisible_stages_rest": Given([[0, 0], [0.5, 0.1], [1, 1]], PREFIXES),
+    "one_stage_is_always_visible": Given([[0], [1]], [[0]]),
+    "grid_is_reproducible": Restless(GOOD, PREFIXES),
+    "visible_stages_are_a_prefix": Given([[0, 0], [0, 0.5], [1, 1]], [[0, 1], [1, 1]]),
+    "stages_start_one_after_the_other": Given(GOOD, [[1, 1], [1, 1]]),
+}
+# With one stage, invisible and resting cannot both hold while it ends at 1; nor can a first phase that is no prefix
+# be followed by one stage more.
+ALSO_BROKEN = {
+    "one_stage_is_always_visible": {"invisible_stages_rest", "visible_stages_are_a_prefix", "stages_start_one_after_the_other"},
+    "visible_stages_are_a_prefix": {"stages_start_one_after_the_other"},
+}
+
+
+def test_every_law_has_a_broken_schedule():
+    assert set(BROKEN) == set(LAWS)
+
+
+def test_the_broken_schedules_differ_from_a_good_one():
+    for law in LAWS.values():
+        law.check(Given(GOOD, PREFIXES))
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_broken_schedule_fails_its_law_only(broken):
+    with pytest.raises(LawBroken, match="."):
+        LAWS[broken].check(BROKEN[broken])
+    for name in set(LAWS) - {broken} - ALSO_BROKEN.get(broken, set()):
+        LAWS[name].check(BROKEN[broken])
+
+
+@pytest.mark.parametrize(
+    ("t", "visible", "message"),
+    [
+        ([[0, 0], [0.5, 0.0], [1, 0.0], [1, 1]], [[1, 0], [1, 1], [1, 1]], "stage 2 is visible from step 2"),
+        ([[0, 0, 0], [1, 0, 0], [1, 1, 1]], [[1, 0, 0], [1, 1, 1]], r"expected \[1, 2, 3\], got \[1, 3\]"),
+    ],
+)
+def test_order_of_the_stages_is_explained(t, visible, message):
+    with pytest.raises(LawBroken, match=message):
+        LAWS["stages_start_one_after_the_other"].check(Given(t, visible))
+
+
+@pytest.mark.parametrize("value", [1.5, float("nan")])
+def test_values_outside_the_range_are_refused(value):
+    with pytest.raises(LawBroken, match="leaves"):
+        LAWS["grid_has_its_declared_form"].check(Given([[0], [value], [1]], [[1], [1]]))
