@@ -17,7 +17,7 @@ from paired import paired_ratio
 from torch.utils.flop_counter import FlopCounterMode
 
 from dfm_core.assembly import Assembler, Composition, DataDescription
-from dfm_core.config.run_config import resolve_config
+from dfm_core.config.resolve import ConfigRequest, resolve_config
 from dfm_core.plugins.registry import default_registry
 from dfm_core.randomness import BatchRandomness
 from dfm_core.stage_space import StageStatistics
@@ -28,7 +28,7 @@ CLASSES = tuple(map(str, range(1000)))
 def compose(decomposition: str, stages: list[int], size: str, device: torch.device) -> Composition:
     """One model of `size` at 256 tokens."""
     values = {"decomposition": decomposition, "stages": stages, "backbone": {"name": "dit", "options": {"size": size}}}
-    config = resolve_config(default_registry(), values=values).config
+    config = resolve_config(ConfigRequest(values=values)).config
     ones = (0.5,) * len(stages)
     statistics = StageStatistics(ones, ones, 1)
     return Assembler(config, default_registry()).compose(DataDescription(3, CLASSES), statistics, device)

@@ -1,0 +1,29 @@
+"""Decomposable Flow Matching: coarse-to-fine generation with any decomposition, every part a plugin.
+
+`build`, `train`, `load` and `Model` are imported (with torch) when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dfm_core.api import build, train
+    from dfm_core.model import Model, load
+
+try:
+    __version__ = version("decomposable-flow-matching")
+except PackageNotFoundError:  # a source tree that is not installed
+    __version__ = "unknown"
+
+_ADDRESSES = {"build": "dfm_core.api", "train": "dfm_core.api", "load": "dfm_core.model", "Model": "dfm_core.model"}
+
+__all__ = ["Model", "__version__", "build", "load", "train"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _ADDRESSES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_ADDRESSES[name]), name)

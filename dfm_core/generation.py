@@ -114,7 +114,7 @@ def generate(
     velocity = guided_velocity(model, label_tensor, null_label, guidance or Guidance())
     visible = grid.visible.sum(1).tolist()
     for state in integrate(velocity, noise, grid, make_solver(solver)):
-        step = state.index + 1
+        step = state.step
         yield GenerationStep(
             step=step,
             num_steps=grid.num_steps,

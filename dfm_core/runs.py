@@ -17,9 +17,10 @@ from dfm_core.errors import CheckpointError, DataError
 from dfm_core.generation import generate_images
 from dfm_core.images import make_grid, save_png
 from dfm_core.interfaces.dataset import Dataset
-from dfm_core.model import Model, read_weights
+from dfm_core.model import read_weights
 from dfm_core.randomness import BatchRandomness, derive_seed
 from dfm_core.training.checkpoint import Checkpoint, load_newest
+from dfm_core.stages import format_size
 from dfm_core.training.data import BatchStream, load_batch
 from dfm_core.training.progress import QuietReporter, Reporter
 from dfm_core.training.run_directory import RunDirectory
@@ -192,15 +193,8 @@ def validation(composition: Composition, assembler: Assembler) -> Callable[[], d
 
 def default_name(config: RunConfig) -> str:
     """Name of a run's folder after its time: decomposition and stages."""
-    sizes = "-".join("x".join(map(str, size)) if len(set(size)) > 1 else str(size[0]) for size in config.stages)
+    sizes = "-".join(map(format_size, config.stages))
     return f"{config.component('decomposition').name}-{sizes}"
-
-
-def trained_model(run: FinishedRun, device: str = "auto", objects: Objects | None = None) -> Model:
-    """Load the averaged weights of a finished run."""
-    from dfm_core.model import load
-
-    return load(run.path, device=device, objects=objects)
 
 
 def with_objects(config: RunConfig, objects: Objects) -> RunConfig:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from dfm_core.config.sizes import Size
+from dfm_core.config.sizes import write_size as format_size
 from dfm_core.errors import StageShapeError
+
+__all__ = ["Size", "StageLayout", "StageShape", "Stages", "format_size"]
 
 Stages = tuple[Tensor, ...]
 """One tensor a stage, stages[0] the coarsest; each (B, C_s, *spatial_s)."""
-
-Size = tuple[int, ...]
-"""Spatial size, height × width (or frames × height × width)."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,3 @@ class StageLayout:
                     f"got {tuple(stage.shape)}"
                 )
 
-
-def format_size(size: Sequence[int]) -> str:
-    """Write a size as users type it: (64, 96) -> "64x96", (64, 64) -> "64"."""
-    return str(size[0]) if len(set(size)) == 1 else "x".join(map(str, size))

@@ -23,7 +23,9 @@ class ComponentChoice(Section):
 class FlowSettings(Section):
     """How the flow sees the stages."""
 
-    preconditioning: Literal["edm", "unit", "none"] = Field("edm", description="Scaling of inputs and outputs per stage.")
+    preconditioning: Literal["edm", "unit", "none"] = Field(
+        "edm", description="Scaling of inputs and outputs per stage."
+    )
     standardize: bool = Field(False, description="Divide each stage by its standard deviation over the data.")
     statistics_images: int = Field(256, ge=1, description="Images from which the stage statistics are estimated.")
     label_dropout: float = Field(0.1, ge=0, le=1, description="Share of labels dropped in training, for guidance.")
@@ -43,8 +45,12 @@ class TrainingSettings(Section):
     epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon.")
     weight_decay: float = Field(0.01, ge=0, description="Decoupled weight decay.")
     clip_norm: float | None = Field(1.0, gt=0, description="Largest gradient norm; null for none.")
-    ema_decay: float = Field(0.9999, ge=0, lt=1, description="Decay of the averaged weights, after the ramp (1+n)/(10+n).")
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on CUDA, else float32.")
+    ema_decay: float = Field(
+        0.9999, ge=0, lt=1, description="Decay of the averaged weights, after the ramp (1+n)/(10+n)."
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 on CUDA, else float32."
+    )
     compile: bool = Field(False, description="Compile the network with torch.compile.")
     deterministic: bool = Field(False, description="Deterministic kernels on CUDA, for bit-for-bit claims there.")
 
@@ -56,7 +62,9 @@ class LoggingSettings(Section):
     checkpoint_every: int = Field(1000, ge=0, description="Steps between checkpoints.")
     keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints that are kept.")
     sample_every: int = Field(1000, ge=0, description="Steps between sample grids.")
-    validation_every: int = Field(1000, ge=0, description="Steps between validation losses, where the data has a split.")
+    validation_every: int = Field(
+        1000, ge=0, description="Steps between validation losses, where the data has a split."
+    )
     validation_images: int = Field(512, ge=1, description="Validation images a loss is averaged over.")
     tensorboard: bool = Field(True, description="Write TensorBoard events.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 Size = tuple[int, ...]
@@ -56,11 +57,13 @@ def _parse_length(number: object) -> int:
 
 
 def _check_growth(stages: Sequence[Size]) -> None:
-    for coarse, fine in zip(stages, stages[1:], strict=False):
+    for coarse, fine in itertools.pairwise(stages):
         if len(coarse) != len(fine):
-            raise ValueError(f"expected sizes of equally many dimensions, got {write_size(coarse)} and {write_size(fine)}")
+            raise ValueError(
+                f"expected sizes of equally many dimensions, got {write_size(coarse)} and {write_size(fine)}"
+            )
         if coarse == fine or any(before > after for before, after in zip(coarse, fine, strict=True)):
             raise ValueError(
-                f"stages must grow from coarse to fine, got {write_size(coarse)} before {write_size(fine)}; "
+                f"expected sizes that grow from coarse to fine, got {write_size(coarse)} before {write_size(fine)}; "
                 f"in order: {write_stages(sorted(set(stages)))}"
             )

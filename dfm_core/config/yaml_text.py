@@ -13,7 +13,7 @@ from dfm_core.errors import ConfigError
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2's numbers: 1e-4 is a number; 12:30, 2026-01-01 and no are texts; repeated keys are errors."""
+    """SafeLoader that reads 1e-4 as a number, 12:30, 2026-01-01 and no as texts, and a repeated key as an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -25,7 +25,10 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """SafeDumper that quotes what `_Loader` would read as something else than a text."""
+    """SafeDumper that quotes what `_Loader` would not read as a text, and writes lists on one line."""
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
+        return super().represent_sequence(tag, sequence, flow_style=True)
 
 
 _FLOAT = r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
@@ -38,7 +41,11 @@ _RESOLVERS = {
 }
 for _class in (_Loader, _Dumper):
     _class.yaml_implicit_resolvers = {first: list(resolvers) for first, resolvers in _RESOLVERS.items()}
-    for _tag, _pattern, _first in (("float", _FLOAT, "-+.0123456789"), ("int", _INT, "-+0123456789"), ("bool", _BOOL, "tTfF")):
+    for _tag, _pattern, _first in (
+        ("float", _FLOAT, "-+.0123456789"),
+        ("int", _INT, "-+0123456789"),
+        ("bool", _BOOL, "tTfF"),
+    ):
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), list(_first))
 
 
@@ -69,5 +76,5 @@ def read_mapping(path: Path, source: str) -> dict[str, Any]:
 
 
 def write_yaml(values: Any) -> str:
-    """Write plain data as YAML, keys in their order, lists of numbers on one line."""
-    return str(yaml.dump(values, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True))
+    """Write plain data as YAML, keys in their order."""
+    return str(yaml.dump(values, Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True))

@@ -144,7 +144,9 @@ def stages_start_one_after_the_other(schedule: StageSchedule) -> Measurement:
     for active in expected:
         start = int((counts == active).nonzero()[0])
         if grid.t[start + 1, active - 1] == grid.t[start, active - 1]:
-            raise LawBroken(f"stage {active} is visible from step {start + 1} on but does not move in it; start it there")
+            raise LawBroken(
+                f"stage {active} is visible from step {start + 1} on but does not move in it; start it there"
+            )
         if active > 1 and grid.t[start, active - 2] == 0:
             raise LawBroken(f"stage {active} starts in step {start + 1} before stage {active - 1} has left t = 0")
     return Measurement(0, 0)

@@ -57,7 +57,9 @@ def trained_stages_are_visible(sampler: TimestepSampler) -> Measurement:
         raise LawBroken(f"{blind} of {draw.trained.numel()} stages are trained and invisible, expected 0")
     idle = int((~draw.trained.any(1)).sum())
     if idle:
-        raise LawBroken(f"{idle} of {len(draw.trained)} samples train no stage, expected 0: they cost and teach nothing")
+        raise LawBroken(
+            f"{idle} of {len(draw.trained)} samples train no stage, expected 0: they cost and teach nothing"
+        )
     return Measurement(0, 0)
 
 
@@ -92,10 +94,14 @@ def probabilities_add_up_to_one(sampler: TimestepSampler) -> Measurement:
     probabilities = sampler.visible_probabilities()
     wrong = [visible for visible in probabilities if len(visible) != sampler.facts.num_stages]
     if wrong:
-        raise LawBroken(f"keys of visible_probabilities(): expected {sampler.facts.num_stages} booleans, got {wrong[0]}")
+        raise LawBroken(
+            f"keys of visible_probabilities(): expected {sampler.facts.num_stages} booleans, got {wrong[0]}"
+        )
     error = abs(math.fsum(probabilities.values()) - 1)
     if error > 1e-6 or min(probabilities.values(), default=0.0) < 0:
-        raise LawBroken(f"visible_probabilities() is {probabilities}: expected values ≥ 0 that sum to 1 (off by {error:g})")
+        raise LawBroken(
+            f"visible_probabilities() is {probabilities}: expected values ≥ 0 that sum to 1 (off by {error:g})"
+        )
     return Measurement(error, 1e-6)
 
 
@@ -115,8 +121,8 @@ def visible_sets_are_as_frequent_as_promised(sampler: TimestepSampler) -> Measur
         tolerance = STANDARD_ERRORS * (math.sqrt(variance / batches) + (variance > 0) / batches)
         if abs(share - probability) > max(tolerance, 1e-9):
             raise LawBroken(
-                f"visible stages {list(visible)}: drawn in {share:.4f} of {batches} batches, promised {probability:.4f} "
-                f"± {tolerance:.4f}; make visible_probabilities() and sample() agree"
+                f"visible stages {list(visible)}: drawn in {share:.4f} of {batches} batches, promised "
+                f"{probability:.4f} ± {tolerance:.4f}; make visible_probabilities() and sample() agree"
             )
         worst = max(worst, abs(share - probability) / tolerance if tolerance else 0.0)
     return Measurement(worst, 1.0)

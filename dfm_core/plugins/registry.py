@@ -25,6 +25,9 @@ from dfm_core.plugins.factory import ResolvedSpec
 from dfm_core.plugins.kinds import KINDS, Kind
 from dfm_core.plugins.loader import load_plugin
 
+OBJECT_PREFIX = "object:"
+"""Begins the name under which a configuration records a component that was given as a Python object."""
+
 
 class Registry:
     """Components of the installed plugins, by kind and name.
@@ -61,11 +64,19 @@ class Registry:
         Raises UnknownComponentError for a name that nobody has, PluginError if its plugin cannot be used.
         """
         row = self._kind(kind)
+        if name.startswith(OBJECT_PREFIX):
+            raise UnknownComponentError(f"the {row.title} was given as a Python object ({name}); give it again")
         record, bare = self._record_for(name)
         spec = record.components.get(kind, {}).get(bare)
         if spec is None:
             raise UnknownComponentError(self._unknown(row, name, record))
         return ResolvedSpec(spec, row, record.info)
+
+    def find(self, name: str) -> tuple[ResolvedSpec, ...]:
+        """Find the components of any kind with this name. Raises PluginError if the plugin cannot be used."""
+        record, bare = self._record_for(name)
+        kinds = [kind for kind in KINDS.values() if bare in record.components.get(kind.name, {})]
+        return tuple(ResolvedSpec(record.components[kind.name][bare], kind, record.info) for kind in kinds)
 
     def preset(self, name: str) -> Path:
         """Find the file of a preset. Raises ConfigError for a name that nobody has."""
@@ -76,12 +87,15 @@ class Registry:
             raise ConfigError(f"unknown preset {name!r}.{suggest(name, known)} {record.info.provider} has {there}")
         return record.presets[bare].path
 
-    def names(self, kind: str) -> tuple[str, ...]:
-        """Names of a kind, as users write them, of the built-in plugin and of those loaded so far."""
+    def names(self, kind: str | None = None) -> tuple[str, ...]:
+        """Names, as users write them, of the built-in plugin and of those loaded so far; of one kind or of all."""
+        kinds = list(KINDS) if kind is None else [self._kind(kind).name]
         self._usable(BUILTIN)
-        row = self._kind(kind)
-        loaded = (record for record in self.plugins() if record.state is PluginState.LOADED)
-        return tuple(record.info.full_name(name) for record in loaded for name in record.components.get(row.name, {}))
+        loaded = [record for record in self.plugins() if record.state is PluginState.LOADED]
+        found = (
+            record.info.full_name(name) for record in loaded for row in kinds for name in record.components.get(row, {})
+        )
+        return tuple(dict.fromkeys(found))
 
     def validate_options(
         self, kind: str, name: str, options: Mapping[str, object], origins: Mapping[str, str] | None = None

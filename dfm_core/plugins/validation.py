@@ -35,12 +35,33 @@ def describe_errors(error: ValidationError, model: type[BaseModel], path: str, o
         location, known = _follow(model, detail["loc"])
         full = ".".join((path, *location) if path else location)
         if detail["type"] == "extra_forbidden":
-            expected[full] = [f"unknown key.{suggest(location[-1], known)}"]
+            expected[full] = [f"unknown key.{_nearest(location, known, model, path)}"]
             continue
         expected.setdefault(full, []).append(_sentence(detail))
         if detail["type"] not in ("missing", "value_error"):
             got[full] = f", got {detail['input']!r:.80}"
     return [_line(full, reasons, got.get(full, ""), origins) for full, reasons in expected.items()]
+
+
+def _nearest(location: Sequence[str], known: Sequence[str], model: type[BaseModel], path: str) -> str:
+    """Suggest keys: near ones beside it, else the same name somewhere else in the model."""
+    *parents, last = [*path.split("."), *location] if path else location
+    near = suggest(last, known)
+    if near or path:
+        return near
+    elsewhere = [key for key in dotted_keys(model) if key.rpartition(".")[2] == last]
+    if not elsewhere and "options" in known:
+        elsewhere = [".".join((*parents, "options", last))]
+    return f" Did you mean {', '.join(map(repr, elsewhere))}?" if elsewhere else f" Known: {', '.join(known)}."
+
+
+def dotted_keys(model: type[BaseModel]) -> list[str]:
+    """All keys of a model and of the models in its fields."""
+    keys: list[str] = []
+    for name, info in model.model_fields.items():
+        inner = _model_in(info.annotation)
+        keys += [name] if inner is None else [f"{name}.{key}" for key in dotted_keys(inner)]
+    return keys
 
 
 def origin_of(path: str, origins: Mapping[str, str]) -> str | None:

@@ -145,7 +145,7 @@ def _write_files(
         save_file(_independent(group), file)
         _flush(file)
         files[file.name] = _fingerprint(file)
-    content = {"format": FORMAT, "step": step, "torch": torch.__version__, **state, "files": files}
+    content = {**state, "format": FORMAT, "step": step, "torch": torch.__version__, "files": files}
     file = folder / STATE_FILE
     file.write_text(json.dumps(_plain(content), indent=1), encoding="utf-8")
     _flush(file)
@@ -183,7 +183,7 @@ def _fingerprint(file: Path) -> dict[str, object]:
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file or folder is on the disk: a rename may otherwise survive a power cut that its content does not."""
+    """Wait until a file or folder is on the disk, so that after a power cut no name stands for missing content."""
     if path.is_dir() and os.name == "nt":  # Windows opens no folders
         return
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)

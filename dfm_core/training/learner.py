@@ -36,7 +36,7 @@ class Learner:
     def __init__(
         self, module: nn.Module, objective: Objective, settings: TrainingSettings, device: torch.device, seed: int
     ) -> None:
-        """Move `module` to `device`, and compile it in place where the settings say so (its state dict keeps its keys)."""
+        """Move `module` to `device`; compile it in place where the settings say so (its state dict keeps its keys)."""
         self._module, self._objective = module.to(device), objective
         self._settings, self._device, self._seed = settings, device, seed
         named = trainable_parameters(module)

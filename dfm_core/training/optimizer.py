@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from dfm_core.config.settings import TrainingSettings
 from dfm_core.errors import CheckpointError
 
+FUSED_DEVICES = ("cpu", "cuda", "mps")
+
 
 def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters that get gradients, each once (tied ones under their first name), in definition order."""
@@ -18,25 +20,19 @@ def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def build_optimizer(parameters: Sequence[nn.Parameter], settings: TrainingSettings) -> torch.optim.AdamW:
-    """AdamW with decoupled weight decay on every parameter (the paper excludes none), fused where the device has it.
+    """AdamW with decoupled weight decay on every parameter (the paper excludes none), fused where there is a kernel.
 
-    Fused is three times as fast as the plain loop on a CPU too.
+    The fused kernel is three times as fast as the plain loop on a CPU too.
     """
 
-    def adamw(fused: bool) -> torch.optim.AdamW:
-        return torch.optim.AdamW(
-            parameters,
-            lr=settings.learning_rate,
-            betas=settings.betas,
-            eps=settings.epsilon,
-            weight_decay=settings.weight_decay,
-            fused=fused or None,
-        )
-
-    try:
-        return adamw(fused=True)
-    except RuntimeError:  # a device or dtype without a fused kernel
-        return adamw(fused=False)
+    return torch.optim.AdamW(
+        parameters,
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        eps=settings.epsilon,
+        weight_decay=settings.weight_decay,
+        fused=all(p.is_floating_point() and p.device.type in FUSED_DEVICES for p in parameters),
+    )
 
 
 def learning_rate(settings: TrainingSettings, step: int) -> float:

@@ -50,7 +50,8 @@ class Trainer:
     Step i (from 0) takes a run from i to i + 1 finished steps; all that is random in it derives from (seed, i), so a
     resumed run equals one that never stopped (bit for bit on a CPU; on CUDA with `settings.deterministic`).
 
-    snapshot: what else every checkpoint holds (config, plugin versions, statistics). on_samples(finished steps) and
+    snapshot: what else the state.json of every checkpoint holds, key by key: config, plugin versions, statistics (not
+    the reserved keys training, format, step, torch, files). on_samples(finished steps) and
     validate() -> {name: value} run with the averaged weights in eval mode, in the precision of training.
     """
 
@@ -123,7 +124,7 @@ class Trainer:
             self._write(step, {"validation": values})
         if _due(step, self.logging.checkpoint_every) and step < self.settings.max_steps:
             self._read_losses()
-            with self._clock.paused(), self._going_on():
+            with self._going_on():
                 self._save(step)
         if self.on_samples and _due(step, self.logging.sample_every):
             with self._evaluating(), self._going_on():
@@ -186,14 +187,15 @@ class Trainer:
             self.reporter.warn(f"{error}; training goes on")
 
     def _save(self, step: int) -> Path:
-        state = {
+        training = {
             "max_steps": self.settings.max_steps,
             "seconds": self._clock.seconds,
             "last_loss": self._last_loss,
             "window": self._window.state(),
-            "snapshot": self.snapshot,
         }
-        return save_checkpoint(self.run.path, step, self._learner.tensors(), state, self.logging.keep_checkpoints)
+        state = {**self.snapshot, "training": training}
+        with self._clock.paused():
+            return save_checkpoint(self.run.path, step, self._learner.tensors(), state, self.logging.keep_checkpoints)
 
     def _restore(self, start: Checkpoint | None) -> int:
         """Return the number of finished steps."""
@@ -201,9 +203,10 @@ class Trainer:
             self._clock.begin(0.0)
             return 0
         self._learner.load(start)
-        self._window.load(start.state["window"])
-        self._last_loss = float(start.state["last_loss"])
-        self._clock.begin(float(start.state["seconds"]))
+        training = start.state["training"]
+        self._window.load(training["window"])
+        self._last_loss = float(training["last_loss"])
+        self._clock.begin(float(training["seconds"]))
         for warning in resume_warnings(start, self.settings):
             self.reporter.warn(warning)
         return start.step
@@ -217,7 +220,7 @@ def resume_warnings(start: Checkpoint, settings: TrainingSettings) -> list[str]:
             f"the checkpoint was written with torch {start.state['torch']}, this is {torch.__version__}: "
             "the continuation will be close to an uninterrupted run, not equal to it"
         )
-    before = start.state["max_steps"]
+    before = start.state["training"]["max_steps"]
     if settings.rate_schedule == "cosine" and before != settings.max_steps:
         warnings.append(f"the cosine of the learning rate now ends at step {settings.max_steps}, no longer at {before}")
     return warnings

@@ -23,26 +23,26 @@ def resolve_steps(steps: tuple[int, ...] | None, num_stages: int) -> tuple[int, 
     default = (DEFAULT_SINGLE_STEPS,) if num_stages == 1 else default
     if steps is not None and len(steps) != num_stages:
         raise ConfigError(
-            f"steps: expected {num_stages} for {stages(num_stages)} (one for each, coarse to fine), got {len(steps)}: "
-            f"{list(steps)}; write for instance {','.join(map(str, default))}"
+            f"stage_schedule.options.steps: expected {num_stages} for {stages(num_stages)} (one for each, "
+            f"coarse to fine), got {len(steps)}: {list(steps)}; write for instance {','.join(map(str, default))}"
         )
     return default if steps is None else steps
 
 
 def resolve_thresholds(thresholds: tuple[float, ...] | None, num_stages: int) -> tuple[float, ...]:
-    """Return one threshold for each stage but the last; a single one is for all of them. Raises ConfigError."""
+    """Return one threshold for each stage but the last; a single one is for all of these. Raises ConfigError."""
     thresholds = (DEFAULT_THRESHOLD,) if thresholds is None else thresholds
     if len(thresholds) == 1:
         return thresholds * (num_stages - 1)
     if len(thresholds) != num_stages - 1:
         raise ConfigError(
-            f"thresholds: expected {num_stages - 1} for {stages(num_stages)} (one for each stage but the last, or a "
-            f"single one for all), got {len(thresholds)}: {list(thresholds)}"
+            f"stage_schedule.options.thresholds: expected {num_stages - 1} for {stages(num_stages)} (one for each "
+            f"stage but the last, or a single one for all), got {len(thresholds)}: {list(thresholds)}"
         )
     return thresholds
 
 
-class Component(StageSchedule):
+class ProgressiveSchedule(StageSchedule):
     """In phase k the stages 1…k are visible and stage k goes from 0 to its threshold. Paper figure 2a.
 
     A stage's own progress runs linearly in the step index from 0 to g⁻¹(τ) in its phase, then linearly to 1 at the
@@ -62,7 +62,9 @@ class Component(StageSchedule):
         """Return the timesteps: sum of the steps + 1 rows, exact at 0, at each threshold and at 1."""
         stops = list(accumulate(self.steps))
         starts = [0, *stops[:-1]]
-        columns = [self._column(*phase) for phase in zip(starts, stops, (*self.thresholds, 1.0), self.shifts, strict=True)]
+        columns = [
+            self._column(*phase) for phase in zip(starts, stops, (*self.thresholds, 1.0), self.shifts, strict=True)
+        ]
         visible = np.arange(stops[-1])[:, None] >= np.array(starts)
         return ScheduleGrid(torch.from_numpy(np.stack(columns, axis=1)), torch.from_numpy(visible))
 

@@ -12,7 +12,7 @@ from dfm_plugins.stage_schedules.specs import SimultaneousOptions
 DEFAULT_STEPS = 40
 
 
-class Component(StageSchedule):
+class SimultaneousSchedule(StageSchedule):
     """Every stage is visible throughout and goes from 0 to 1 in the same steps; at shift 1 all have the same t."""
 
     options: SimultaneousOptions

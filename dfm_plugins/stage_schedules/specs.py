@@ -62,8 +62,8 @@ class SimultaneousOptions(Options):
     # Linear, since `auto` would take the stages off the diagonal that a sampler with one t for all stages trains.
     shift: Shift = Field(
         "linear",
-        description="Spacing of each stage: linear (1, all stages at the same t), auto (from its root mean square), one "
-        "number for all stages or one for each.",
+        description="Spacing of each stage: linear (1, all stages at the same t), auto (from its root mean square), "
+        "one number for all stages or one for each.",
     )
 
 
@@ -73,7 +73,7 @@ SPECS = [
     StageScheduleSpec(
         name="progressive",
         summary="One stage after the other: each starts when the one before has reached its threshold.",
-        factory="dfm_plugins.stage_schedules.progressive:Component",
+        factory="dfm_plugins.stage_schedules.progressive:ProgressiveSchedule",
         options=ProgressiveOptions,
         reference=f"{PAPER}, figure 2a; the spacing of each stage is this framework's",
         progressive=True,
@@ -81,7 +81,7 @@ SPECS = [
     StageScheduleSpec(
         name="simultaneous",
         summary="All stages together from noise to data.",
-        factory="dfm_plugins.stage_schedules.simultaneous:Component",
+        factory="dfm_plugins.stage_schedules.simultaneous:SimultaneousSchedule",
         options=SimultaneousOptions,
         reference=f"{PAPER}, table 1b",
     ),

@@ -13,7 +13,9 @@ from dfm_core.errors import ConfigError
 from dfm_core.interfaces.timestep_sampler import TimestepDraw
 
 
-def resolve_probabilities(stage_probs: float | tuple[float, ...], count: int, what: str = "numbers of active stages") -> tuple[float, ...]:
+def resolve_probabilities(
+    stage_probs: float | tuple[float, ...], count: int, what: str = "numbers of active stages"
+) -> tuple[float, ...]:
     """Return `count` probabilities that add up to 1.
 
     A number is the first one, the rest being equal; with a count of 1 it is 1. Raises ConfigError for a list of

@@ -15,7 +15,7 @@ from dfm_plugins.timestep_samplers.active_stages import (
 from dfm_plugins.timestep_samplers.specs import ProgressiveOptions
 
 
-class Component(TimestepSampler):
+class ProgressiveSampler(TimestepSampler):
     """k from `stage_probs`; t_k ~ sigmoid(N(0, 1)); t_j ~ sigmoid(N(1.5, 1)) for j < k; 0 beyond. Paper algorithm 1.
 
     Order of the draws: k from B float64 uniforms (one with `draw: batch`, none for one stage), then B × S normals.

@@ -71,7 +71,7 @@ SPECS = [
     TimestepSamplerSpec(
         name="progressive",
         summary="A logit-normal t for the current stage, a cleaner one for each earlier stage.",
-        factory="dfm_plugins.timestep_samplers.progressive:Component",
+        factory="dfm_plugins.timestep_samplers.progressive:ProgressiveSampler",
         options=ProgressiveOptions,
         reference=f"{PAPER}, algorithm 1",
         earlier_cleaner=True,
@@ -79,20 +79,20 @@ SPECS = [
     TimestepSamplerSpec(
         name="tied",
         summary="All stages active at one logit-normal t; goes with the simultaneous schedule.",
-        factory="dfm_plugins.timestep_samplers.tied:Component",
+        factory="dfm_plugins.timestep_samplers.tied:TiedSampler",
         options=TiedOptions,
         reference=f"{PAPER}, table 1b",
     ),
     TimestepSamplerSpec(
         name="uniform",
         summary="Any number of active stages, each at a uniform t of its own.",
-        factory="dfm_plugins.timestep_samplers.uniform:Component",
+        factory="dfm_plugins.timestep_samplers.uniform:UniformSampler",
         reference="none: the least that a sampler can assume",
     ),
     TimestepSamplerSpec(
         name="trajectory",
         summary="Points of the generation schedule, with a jitter on the earlier stages.",
-        factory="dfm_plugins.timestep_samplers.trajectory:Component",
+        factory="dfm_plugins.timestep_samplers.trajectory:TrajectorySampler",
         options=TrajectoryOptions,
         reference="this framework: trains where generation goes",
         earlier_cleaner=True,

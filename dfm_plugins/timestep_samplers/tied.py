@@ -8,7 +8,7 @@ from dfm_core.interfaces.timestep_sampler import TimestepDraw, TimestepSampler
 from dfm_plugins.timestep_samplers.specs import TiedOptions
 
 
-class Component(TimestepSampler):
+class TiedSampler(TimestepSampler):
     """All stages visible and trained at the same t ~ sigmoid(N(0, 1)), from B normals. Paper table 1b."""
 
     options: TiedOptions

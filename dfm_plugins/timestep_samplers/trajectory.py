@@ -13,7 +13,7 @@ EDGE = 1e-5
 """Distance that t keeps from 0 and 1, so that its logit is finite and the jitter works."""
 
 
-class Component(TimestepSampler):
+class TrajectorySampler(TimestepSampler):
     """A phase from `stage_probs`, a uniform position in it, t read off the grid, a jitter on the earlier stages.
 
     A phase is a run of steps with the same visible stages; a schedule without progression has one. Earlier are the

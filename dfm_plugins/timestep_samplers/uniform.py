@@ -8,7 +8,7 @@ from dfm_core.interfaces.timestep_sampler import TimestepDraw, TimestepSampler
 from dfm_plugins.timestep_samplers.active_stages import draw_index, prefix_draw, prefix_probabilities
 
 
-class Component(TimestepSampler):
+class UniformSampler(TimestepSampler):
     """k uniform on 1…S, t of the first k stages independent and uniform, 0 beyond.
 
     Order of the draws: k from B float64 uniforms (none for one stage), then B × S float32 uniforms.

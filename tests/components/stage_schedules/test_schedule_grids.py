@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
 from dfm_core.errors import ConfigError
-from dfm_core.interfaces.stage_schedule import StageScheduleFacts
+from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageScheduleFacts
 from dfm_plugins.stage_schedules import progressive, simultaneous
 from dfm_plugins.stage_schedules.specs import ProgressiveOptions, SimultaneousOptions
 
 
-def progressive_grid(num_stages, sigmas=None, **options):
+def progressive_grid(num_stages: int, sigmas: Any = None, **options: Any) -> ScheduleGrid:
     facts = StageScheduleFacts(num_stages, sigmas or (1.0,) * num_stages)
-    return progressive.Component(ProgressiveOptions(**options), facts).grid()
+    return progressive.ProgressiveSchedule(ProgressiveOptions.model_validate(options), facts).grid()
 
 
-def simultaneous_grid(num_stages, sigmas=None, **options):
+def simultaneous_grid(num_stages: int, sigmas: Any = None, **options: Any) -> ScheduleGrid:
     facts = StageScheduleFacts(num_stages, sigmas or (1.0,) * num_stages)
-    return simultaneous.Component(SimultaneousOptions(**options), facts).grid()
+    return simultaneous.SimultaneousSchedule(SimultaneousOptions.model_validate(options), facts).grid()
 
 
 @pytest.mark.parametrize(("steps", "tau"), [((30, 10), 0.7), ((30, 10), 0.95), ((3, 5), 0.2)])
-def test_two_stages_are_threshold_then_linear(steps, tau):
+def test_two_stages_are_threshold_then_linear(steps: Any, tau: float) -> None:
     grid = progressive_grid(2, steps=steps, thresholds=tau, shift="linear")
     first = np.concatenate([np.linspace(0, tau, steps[0] + 1), np.linspace(tau, 1, steps[1] + 1)[1:]])
     second = np.concatenate([np.zeros(steps[0]), np.linspace(0, 1, steps[1] + 1)])
@@ -32,7 +34,7 @@ def test_two_stages_are_threshold_then_linear(steps, tau):
     assert grid.visible.tolist() == [[True, False]] * steps[0] + [[True, True]] * steps[1]
 
 
-def test_one_stage_is_a_plain_linear_grid():
+def test_one_stage_is_a_plain_linear_grid() -> None:
     grid = progressive_grid(1)
     np.testing.assert_allclose(grid.t[:, 0].numpy(), np.linspace(0, 1, 41), atol=1e-15)
     assert grid.visible.all()
@@ -40,7 +42,7 @@ def test_one_stage_is_a_plain_linear_grid():
 
 @pytest.mark.parametrize("num_stages", [3, 4])
 @pytest.mark.parametrize("shift", ["auto", "linear", 0.3, 2.5])
-def test_more_stages_follow_one_another(num_stages, shift):
+def test_more_stages_follow_one_another(num_stages: int, shift: Any) -> None:
     sigmas = (1.0, 0.3, 0.1, 0.01)[:num_stages]
     thresholds = (0.9, 0.6, 0.8)[: num_stages - 1]
     steps = (7, 4, 5, 3)[:num_stages]
@@ -59,7 +61,7 @@ def test_more_stages_follow_one_another(num_stages, shift):
     assert first_moves == [0, *stops[:-1]]
 
 
-def test_shifted_column_is_the_formula_of_the_method():
+def test_shifted_column_is_the_formula_of_the_method() -> None:
     """t = 1 − ku / (1 + (k−1)u), u = 1 − i/n, for the last stage."""
     steps, shift = (4, 10), 0.3
     u = 1 - np.arange(11) / 10
@@ -69,7 +71,7 @@ def test_shifted_column_is_the_formula_of_the_method():
     np.testing.assert_allclose(simultaneous_grid(2, steps=10, shift=[1, shift]).t[:, 1].numpy(), want, atol=1e-15)
 
 
-def test_shift_goes_on_after_the_threshold():
+def test_shift_goes_on_after_the_threshold() -> None:
     """The own progress p is linear in the step index on both sides of the threshold."""
     shift, tau = 0.2, 0.7
     t = progressive_grid(2, steps=(6, 4), thresholds=tau, shift=[shift, 1.0]).t[:, 0].numpy()
@@ -79,20 +81,20 @@ def test_shift_goes_on_after_the_threshold():
     np.testing.assert_allclose(progress[6:], np.linspace(corner, 1, 5), atol=1e-14)
 
 
-def test_auto_shift_is_the_clipped_deviation():
+def test_auto_shift_is_the_clipped_deviation() -> None:
     auto = progressive_grid(4, (2.0, 0.5, 0.11, 0.01), shift="auto")
     given = progressive_grid(4, shift=[1.0, 0.5, 0.11, 0.05])
     assert torch.equal(auto.t, given.t)
     assert torch.equal(progressive_grid(2, (1.0, 1.0)).t, progressive_grid(2, shift="linear").t)
 
 
-def test_threshold_one_finishes_in_its_phase_and_stays_visible():
+def test_threshold_one_finishes_in_its_phase_and_stays_visible() -> None:
     grid = progressive_grid(2, steps=(3, 2), thresholds=1.0)
     assert grid.t[:, 0].tolist()[3:] == [1.0, 1.0, 1.0]
     assert grid.visible[:, 0].all()
 
 
-def test_defaults():
+def test_defaults() -> None:
     assert progressive_grid(1).num_steps == 40
     assert progressive_grid(4).visible.sum(0).tolist() == [60, 30, 20, 10]
     grid = progressive_grid(3)
@@ -100,7 +102,7 @@ def test_defaults():
     assert simultaneous_grid(3).num_steps == 40
 
 
-def test_simultaneous_moves_all_stages_together():
+def test_simultaneous_moves_all_stages_together() -> None:
     grid = simultaneous_grid(3, (1.0, 0.3, 0.1), steps=8)
     for stage in range(3):
         np.testing.assert_allclose(grid.t[:, stage].numpy(), np.linspace(0, 1, 9), atol=1e-15)
@@ -120,16 +122,16 @@ def test_simultaneous_moves_all_stages_together():
         ({"shift": 1}, {"shift": "linear"}),
     ],
 )
-def test_options_as_they_come_from_a_command_line(given, same):
+def test_options_as_they_come_from_a_command_line(given: dict[str, Any], same: dict[str, Any]) -> None:
     assert torch.equal(progressive_grid(2, **given).t, progressive_grid(2, **same).t)
 
 
-def test_a_single_number_of_steps():
+def test_a_single_number_of_steps() -> None:
     assert progressive_grid(1, steps=7).num_steps == 7
     assert simultaneous_grid(2, steps=[7]).num_steps == 7
 
 
-def test_one_threshold_serves_all_stages():
+def test_one_threshold_serves_all_stages() -> None:
     assert torch.equal(progressive_grid(3, thresholds=0.6).t, progressive_grid(3, thresholds=[0.6, 0.6]).t)
 
 
@@ -137,13 +139,13 @@ def test_one_threshold_serves_all_stages():
     ("num_stages", "options", "message"),
     [
         (2, {"steps": 40}, r"steps: expected 2 for 2 stages .* got 1: \[40\].*30,10"),
-        (1, {"steps": [30, 10]}, r"steps: expected 1 for 1 stage  .* got 2"),
+        (1, {"steps": [30, 10]}, r"steps: expected 1 for 1 stage .* got 2"),
         (3, {"thresholds": [0.9, 0.9, 0.9]}, r"thresholds: expected 2 for 3 stages .* got 3"),
-        (1, {"thresholds": [0.9, 0.8]}, r"thresholds: expected 0 for 1 stage  .* got 2"),
+        (1, {"thresholds": [0.9, 0.8]}, r"thresholds: expected 0 for 1 stage .* got 2"),
         (3, {"shift": [0.5, 0.5]}, r"shift: expected 3 for 3 stages .* got 2"),
     ],
 )
-def test_wrong_numbers_are_explained(num_stages, options, message):
+def test_wrong_numbers_are_explained(num_stages: int, options: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         progressive_grid(num_stages, **options)
 
@@ -163,11 +165,11 @@ def test_wrong_numbers_are_explained(num_stages, options, message):
         {"step": 3},
     ],
 )
-def test_values_out_of_range_are_refused(options):
+def test_values_out_of_range_are_refused(options: Any) -> None:
     with pytest.raises(ValidationError):
-        ProgressiveOptions(**options)
+        ProgressiveOptions.model_validate(options)
 
 
-def test_simultaneous_refuses_a_number_a_stage():
+def test_simultaneous_refuses_a_number_a_stage() -> None:
     with pytest.raises(ValidationError):
-        SimultaneousOptions(steps=[30, 10])
+        SimultaneousOptions.model_validate({"steps": [30, 10]})

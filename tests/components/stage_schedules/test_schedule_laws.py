@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 from dfm_core.conformance import LawBroken, laws_of
+from dfm_core.conformance.law import Law
 from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageSchedule, StageScheduleFacts
 from dfm_core.plugins import Options, StageScheduleSpec
 from dfm_plugins.stage_schedules.specs import SPECS
@@ -28,13 +30,13 @@ def facts(num_stages: int) -> StageScheduleFacts:
 def build(spec: StageScheduleSpec, options: dict[str, object], num_stages: int) -> StageSchedule:
     module, name = spec.factory.split(":")
     factory: Callable[..., StageSchedule] = getattr(importlib.import_module(module), name)
-    return factory(spec.options(**options), facts(num_stages))
+    return factory(spec.options.model_validate(options), facts(num_stages))
 
 
 @pytest.mark.parametrize("num_stages", [1, 2, 3, 4])
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
-def test_schedule_holds_law(law, spec, num_stages):
+def test_schedule_holds_law(law: Law, spec: Any, num_stages: int) -> None:
     if law.requires and not getattr(spec, law.requires):
         pytest.skip(f"{spec.name} does not declare {law.requires}")
     for options in SETTINGS[spec.name]:
@@ -42,7 +44,7 @@ def test_schedule_holds_law(law, spec, num_stages):
 
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
-def test_progressive_with_one_step_a_stage_holds_law(law):
+def test_progressive_with_one_step_a_stage_holds_law(law: Law) -> None:
     law.check(build(SPECS[0], {"steps": [1, 1, 1], "thresholds": [0.5, 1.0]}, 3))
 
 
@@ -65,7 +67,7 @@ class Restless(Given):
         return self._grid
 
 
-GOOD = [[0, 0], [0.5, 0], [1, 1]]
+GOOD: list[list[float]] = [[0, 0], [0.5, 0], [1, 1]]
 PREFIXES = [[1, 0], [1, 1]]
 BROKEN: dict[str, StageSchedule] = {
     "grid_has_its_declared_form": Given(GOOD, PREFIXES, torch.float32),
@@ -82,23 +84,27 @@ BROKEN: dict[str, StageSchedule] = {
 # With one stage, invisible and resting cannot both hold while it ends at 1; nor can a first phase that is no prefix
 # be followed by one stage more.
 ALSO_BROKEN = {
-    "one_stage_is_always_visible": {"invisible_stages_rest", "visible_stages_are_a_prefix", "stages_start_one_after_the_other"},
+    "one_stage_is_always_visible": {
+        "invisible_stages_rest",
+        "visible_stages_are_a_prefix",
+        "stages_start_one_after_the_other",
+    },
     "visible_stages_are_a_prefix": {"stages_start_one_after_the_other"},
 }
 
 
-def test_every_law_has_a_broken_schedule():
+def test_every_law_has_a_broken_schedule() -> None:
     assert set(BROKEN) == set(LAWS)
 
 
-def test_the_broken_schedules_differ_from_a_good_one():
+def test_the_broken_schedules_differ_from_a_good_one() -> None:
     for law in LAWS.values():
         law.check(Given(GOOD, PREFIXES))
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_broken_schedule_fails_its_law_only(broken):
-    with pytest.raises(LawBroken, match="."):
+def test_broken_schedule_fails_its_law_only(broken: str) -> None:
+    with pytest.raises(LawBroken, match=r"."):
         LAWS[broken].check(BROKEN[broken])
     for name in set(LAWS) - {broken} - ALSO_BROKEN.get(broken, set()):
         LAWS[name].check(BROKEN[broken])
@@ -111,12 +117,12 @@ def test_broken_schedule_fails_its_law_only(broken):
         ([[0, 0, 0], [1, 0, 0], [1, 1, 1]], [[1, 0, 0], [1, 1, 1]], r"expected \[1, 2, 3\], got \[1, 3\]"),
     ],
 )
-def test_order_of_the_stages_is_explained(t, visible, message):
+def test_order_of_the_stages_is_explained(t: Any, visible: Any, message: str) -> None:
     with pytest.raises(LawBroken, match=message):
         LAWS["stages_start_one_after_the_other"].check(Given(t, visible))
 
 
 @pytest.mark.parametrize("value", [1.5, float("nan")])
-def test_values_outside_the_range_are_refused(value):
+def test_values_outside_the_range_are_refused(value: float) -> None:
     with pytest.raises(LawBroken, match="leaves"):
         LAWS["grid_has_its_declared_form"].check(Given([[0], [value], [1]], [[1], [1]]))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from pydantic import ValidationError
 from dfm_core.errors import ConfigError
 from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageScheduleFacts
 from dfm_core.interfaces.timestep_sampler import TimestepSamplerFacts
+from dfm_core.plugins import Options
 from dfm_plugins.stage_schedules import progressive as progressive_schedule
 from dfm_plugins.stage_schedules import simultaneous as simultaneous_schedule
 from dfm_plugins.stage_schedules import specs as schedule_specs
@@ -19,37 +22,41 @@ from dfm_plugins.timestep_samplers import progressive, tied, trajectory, uniform
 from dfm_plugins.timestep_samplers.specs import ProgressiveOptions, TiedOptions, TrajectoryOptions
 
 
-def generator(seed=0):
+def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def schedule_grid(num_stages, **options):
+def schedule_grid(num_stages: int, **options: Any) -> ScheduleGrid:
     facts = StageScheduleFacts(num_stages, (1.0, 0.3, 0.1)[:num_stages])
-    return progressive_schedule.Component(schedule_specs.ProgressiveOptions(**options), facts).grid()
+    return progressive_schedule.ProgressiveSchedule(schedule_specs.ProgressiveOptions.model_validate(options), facts).grid()
 
 
-def facts(num_stages, grid=None):
+def facts(num_stages: int, grid: ScheduleGrid | None = None) -> TimestepSamplerFacts:
     return TimestepSamplerFacts(num_stages, grid or schedule_grid(num_stages))
 
 
-def progressive_sampler(num_stages, **options):
-    return progressive.Component(ProgressiveOptions(**options), facts(num_stages))
+def progressive_sampler(num_stages: int, **options: Any) -> progressive.ProgressiveSampler:
+    return progressive.ProgressiveSampler(ProgressiveOptions.model_validate(options), facts(num_stages))
 
 
-def logit_normal_share(at_least, location, scale=1.0):
+def trajectory_sampler(facts: TimestepSamplerFacts, **options: Any) -> trajectory.TrajectorySampler:
+    return trajectory.TrajectorySampler(TrajectoryOptions.model_validate(options), facts)
+
+
+def logit_normal_share(at_least: float, location: float, scale: float = 1.0) -> float:
     """P(sigmoid(N(location, scale)) ≥ at_least)."""
     return 0.5 * math.erfc((math.log(at_least / (1 - at_least)) - location) / (scale * math.sqrt(2)))
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 64, 257])
-def test_one_stage_is_plain_flow_matching_bit_for_bit(batch_size):
+def test_one_stage_is_plain_flow_matching_bit_for_bit(batch_size: int) -> None:
     draw = progressive_sampler(1).sample(batch_size, generator(7))
     assert torch.equal(draw.t[:, 0], torch.sigmoid(torch.randn(batch_size, generator=generator(7))))
     assert draw.visible.all()
     assert draw.trained.all()
 
 
-def test_progressive_draws_in_the_documented_order():
+def test_progressive_draws_in_the_documented_order() -> None:
     draw = progressive_sampler(3, stage_probs=[0.5, 0.3, 0.2]).sample(100, generator(1))
     source = generator(1)
     uniforms = torch.rand(100, generator=source, dtype=torch.float64).numpy()
@@ -62,7 +69,7 @@ def test_progressive_draws_in_the_documented_order():
 
 
 @pytest.mark.parametrize(("tau", "share"), [(0.7, 0.74), (0.9, 0.24), (0.95, 0.07)])
-def test_share_of_earlier_timesteps_beyond_the_threshold(tau, share):
+def test_share_of_earlier_timesteps_beyond_the_threshold(tau: float, share: float) -> None:
     """Method §3: how rarely training visits what generation does."""
     draw = progressive_sampler(2, stage_probs=0.0).sample(200_000, generator())
     measured = (draw.t[:, 0] >= tau).double().mean().item()
@@ -70,14 +77,14 @@ def test_share_of_earlier_timesteps_beyond_the_threshold(tau, share):
     assert measured == pytest.approx(logit_normal_share(tau, 1.5), abs=0.005)
 
 
-def test_current_timesteps_are_logit_normal():
+def test_current_timesteps_are_logit_normal() -> None:
     draw = progressive_sampler(2).sample(100_000, generator())
     current = torch.where(draw.visible[:, 1], draw.t[:, 1], draw.t[:, 0])
     for level in (0.2, 0.5, 0.8):
         assert (current >= level).double().mean().item() == pytest.approx(logit_normal_share(level, 0), abs=0.008)
 
 
-def test_locations_and_scales_per_stage():
+def test_locations_and_scales_per_stage() -> None:
     options = {"current_location": [0, -2.0], "current_scale": 0, "earlier_location": [3.0, 0], "earlier_scale": [0, 1]}
     draw = progressive_sampler(2, stage_probs=0.5, **options).sample(32, generator())
     both = draw.visible[:, 1]
@@ -86,7 +93,7 @@ def test_locations_and_scales_per_stage():
     torch.testing.assert_close(draw.t[both], torch.tensor([sigmoid[1:]]).expand(int(both.sum()), 2))
 
 
-def test_probabilities_are_broadcast_from_the_first():
+def test_probabilities_are_broadcast_from_the_first() -> None:
     assert progressive_sampler(1).visible_probabilities() == {(True,): 1.0}
     assert progressive_sampler(3).visible_probabilities() == pytest.approx(
         {(True, False, False): 0.9, (True, True, False): 0.05, (True, True, True): 0.05}
@@ -95,7 +102,7 @@ def test_probabilities_are_broadcast_from_the_first():
     assert progressive_sampler(2, stage_probs="0.7,0.3").visible_probabilities()[True, True] == pytest.approx(0.3)
 
 
-def test_per_batch_draws_one_number_of_stages():
+def test_per_batch_draws_one_number_of_stages() -> None:
     sampler = progressive_sampler(3, stage_probs=[0.4, 0.3, 0.3], draw="batch")
     source = generator()
     counts = [sampler.sample(8, source).visible.sum(1) for _ in range(40)]
@@ -103,29 +110,29 @@ def test_per_batch_draws_one_number_of_stages():
     assert {int(count[0]) for count in counts} == {1, 2, 3}
 
 
-def test_tied_has_one_timestep_for_all_stages():
-    draw = tied.Component(TiedOptions(), facts(3)).sample(50, generator(2))
+def test_tied_has_one_timestep_for_all_stages() -> None:
+    draw = tied.TiedSampler(TiedOptions.model_validate({}), facts(3)).sample(50, generator(2))
     want = torch.sigmoid(torch.randn(50, generator=generator(2)))
     assert all(torch.equal(draw.t[:, s], want) for s in range(3))
     assert draw.visible.all()
     assert draw.trained.all()
 
 
-def test_uniform_is_uniform():
-    draw = uniform.Component(ProgressiveOptions(), facts(3)).sample(30_000, generator())
+def test_uniform_is_uniform() -> None:
+    draw = uniform.UniformSampler(Options(), facts(3)).sample(30_000, generator())
     for stage, share in enumerate((1, 2 / 3, 1 / 3)):
         seen = draw.visible[:, stage]
         assert seen.double().mean().item() == pytest.approx(share, abs=0.015)
         quantiles = torch.quantile(draw.t[seen, stage], torch.tensor([0.1, 0.5, 0.9]))
         torch.testing.assert_close(quantiles, torch.tensor([0.1, 0.5, 0.9]), atol=0.015, rtol=0)
     assert torch.equal(
-        uniform.Component(ProgressiveOptions(), facts(1)).sample(9, generator()).t, torch.rand(9, 1, generator=generator())
+        uniform.UniformSampler(Options(), facts(1)).sample(9, generator()).t, torch.rand(9, 1, generator=generator())
     )
 
 
-def test_trajectory_without_jitter_lies_on_the_grid():
+def test_trajectory_without_jitter_lies_on_the_grid() -> None:
     grid = schedule_grid(3, steps=[6, 4, 3], thresholds=[0.9, 0.7], shift=[1, 0.4, 0.2])
-    draw = trajectory.Component(TrajectoryOptions(jitter=0, stage_probs=[0.4, 0.3, 0.3]), facts(3, grid)).sample(500, generator())
+    draw = trajectory_sampler(facts(3, grid), jitter=0, stage_probs=[0.4, 0.3, 0.3]).sample(500, generator())
     steps = np.arange(grid.num_steps + 1)
     for row, visible in zip(draw.t.double().numpy(), draw.visible, strict=True):
         active = int(visible.sum())
@@ -136,19 +143,19 @@ def test_trajectory_without_jitter_lies_on_the_grid():
         assert (0, 6, 10)[active - 1] - 0.01 <= position
 
 
-def test_trajectory_positions_are_uniform_in_the_phase():
+def test_trajectory_positions_are_uniform_in_the_phase() -> None:
     """With a linear grid the current stage's t is uniform on (0, τ), in the last phase on (0, 1)."""
     grid = schedule_grid(2, thresholds=0.8, shift="linear")
-    draw = trajectory.Component(TrajectoryOptions(stage_probs=0.5), facts(2, grid)).sample(40_000, generator())
+    draw = trajectory_sampler(facts(2, grid), stage_probs=0.5).sample(40_000, generator())
     levels = torch.tensor([0.1, 0.5, 0.9])
     both = draw.visible[:, 1]
     torch.testing.assert_close(torch.quantile(draw.t[~both, 0], levels), 0.8 * levels, atol=0.015, rtol=0)
     torch.testing.assert_close(torch.quantile(draw.t[both, 1], levels), levels, atol=0.015, rtol=0)
 
 
-def test_trajectory_jitters_the_earlier_stages_in_their_logit():
+def test_trajectory_jitters_the_earlier_stages_in_their_logit() -> None:
     grid = schedule_grid(2, thresholds=0.8, shift="linear")
-    draw = trajectory.Component(TrajectoryOptions(stage_probs=0.0), facts(2, grid)).sample(40_000, generator())
+    draw = trajectory_sampler(facts(2, grid), stage_probs=0.0).sample(40_000, generator())
     on_the_line = 0.8 + 0.2 * draw.t[:, 1].double()
     inner = on_the_line < 0.999
     offset = torch.logit(draw.t[:, 0].double())[inner] - torch.logit(on_the_line)[inner]
@@ -157,28 +164,28 @@ def test_trajectory_jitters_the_earlier_stages_in_their_logit():
 
 
 @pytest.mark.parametrize("num_stages", [1, 2])
-def test_trajectory_of_a_simultaneous_schedule_is_one_phase(num_stages):
-    schedule = simultaneous_schedule.Component(
-        schedule_specs.SimultaneousOptions(), StageScheduleFacts(num_stages, (1.0,) * num_stages)
+def test_trajectory_of_a_simultaneous_schedule_is_one_phase(num_stages: int) -> None:
+    schedule = simultaneous_schedule.SimultaneousSchedule(
+        schedule_specs.SimultaneousOptions.model_validate({}), StageScheduleFacts(num_stages, (1.0,) * num_stages)
     )
-    sampler = trajectory.Component(TrajectoryOptions(jitter=0), facts(num_stages, schedule.grid()))
+    sampler = trajectory_sampler(facts(num_stages, schedule.grid()), jitter=0)
     assert sampler.visible_probabilities() == {(True,) * num_stages: 1.0}
     draw = sampler.sample(200, generator())
     assert torch.equal(draw.t[:, 0], draw.t[:, -1])
     assert draw.visible.all()
 
 
-def test_trajectory_of_a_finished_stage_stays_finite():
+def test_trajectory_of_a_finished_stage_stays_finite() -> None:
     grid = schedule_grid(2, thresholds=1.0)
-    draw = trajectory.Component(TrajectoryOptions(stage_probs=0.0), facts(2, grid)).sample(1000, generator())
+    draw = trajectory_sampler(facts(2, grid), stage_probs=0.0).sample(1000, generator())
     assert draw.t.isfinite().all()
     assert ((draw.t > 0) & (draw.t < 1)).all()
 
 
-def test_trajectory_adds_up_phases_with_the_same_stages():
+def test_trajectory_adds_up_phases_with_the_same_stages() -> None:
     visible = torch.tensor([[1, 0], [1, 1], [1, 0]], dtype=torch.bool)
     t = torch.tensor([[0, 0], [0.3, 0], [0.6, 1], [1, 1]], dtype=torch.float64)
-    sampler = trajectory.Component(TrajectoryOptions(stage_probs=[0.2, 0.5, 0.3]), facts(2, ScheduleGrid(t, visible)))
+    sampler = trajectory_sampler(facts(2, ScheduleGrid(t, visible)), stage_probs=[0.2, 0.5, 0.3])
     assert sampler.visible_probabilities() == pytest.approx({(True, False): 0.5, (True, True): 0.5})
 
 
@@ -189,17 +196,19 @@ def test_trajectory_adds_up_phases_with_the_same_stages():
         (lambda: progressive_sampler(2, stage_probs=[0.9, 0.2]), "add up to 1, .* add up to 1.1"),
         (lambda: progressive_sampler(2, earlier_location=[1.0, 1.0, 1.0]), "earlier_location: expected 2 .* got 3"),
         (
-            lambda: trajectory.Component(TrajectoryOptions(stage_probs=[0.9, 0.1]), facts(3)),
+            lambda: trajectory_sampler(facts(3), stage_probs=[0.9, 0.1]),
             "expected 3 probabilities .*phases.* got 2",
         ),
     ],
 )
-def test_wrong_options_are_explained(make, message):
+def test_wrong_options_are_explained(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
 
 
-@pytest.mark.parametrize("options", [{"stage_probs": 1.1}, {"stage_probs": [-0.1, 1.1]}, {"current_scale": -1}, {"draw": "step"}])
-def test_values_out_of_range_are_refused(options):
+@pytest.mark.parametrize(
+    "options", [{"stage_probs": 1.1}, {"stage_probs": [-0.1, 1.1]}, {"current_scale": -1}, {"draw": "step"}]
+)
+def test_values_out_of_range_are_refused(options: Any) -> None:
     with pytest.raises(ValidationError):
-        ProgressiveOptions(**options)
+        ProgressiveOptions.model_validate(options)

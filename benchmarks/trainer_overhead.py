@@ -1,0 +1,149 @@
+"""What the trainer costs over a bare loop with the same model, data, clipping, optimiser and averaged weights.
+
+    python benchmarks/trainer_overhead.py --blocks 30
+
+The trainer runs as users run it (progress, metrics.jsonl, TensorBoard). Between its blocks of steps, while it waits for
+its next batch, two identical bare loops are timed: the ratio of those two says what can be measured now.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from paired import ratio_of_times, verdict
+from rich.console import Console
+from torch import Tensor, nn
+
+from dfm_core.config.settings import LoggingSettings, TrainingSettings
+from dfm_core.loss_report import LossReport
+from dfm_core.randomness import BatchRandomness
+from dfm_core.training.progress import RichReporter
+from dfm_core.training.run_directory import RunDirectory
+from dfm_core.training.trainer import Trainer
+
+BLOCK = 10
+TOKENS, WIDTH, DEPTH, BATCH = 64, 192, 6, 8
+DECAY = 0.999
+PARTS = ("first", "second")
+
+
+def network() -> nn.Module:
+    """A transformer of the size that a CPU can train."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(WIDTH, 4, 4 * WIDTH, dropout=0.0, batch_first=True, norm_first=True)
+    return nn.TransformerEncoder(layer, DEPTH, enable_nested_tensor=False)
+
+
+@dataclass
+class Denoise:
+    """Mean squared error of denoising."""
+
+    module: nn.Module
+
+    def __call__(self, batch: dict[str, Tensor], randomness: BatchRandomness) -> LossReport:
+        x = batch["image"]
+        noise = torch.randn(x.shape, generator=randomness.own("noise", x.device), device=x.device)
+        loss = (self.module(x + noise) - x).square().mean()
+        return LossReport(loss, loss.detach().expand(2, len(PARTS)), PARTS)
+
+
+class BareLoop:
+    """The loop that one would write by hand."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.module = network().to(device)
+        self.objective = Denoise(self.module)
+        self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-4, fused=True)
+        self.average = [parameter.detach().clone() for parameter in self.module.parameters()]
+        self.step = 0
+
+    def block(self, batch: dict[str, Tensor]) -> float:
+        """Seconds of BLOCK steps."""
+        start = time.perf_counter()
+        for _ in range(BLOCK):
+            on_device = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
+            self.objective(on_device, BatchRandomness(0, self.step, 0, BATCH, BATCH)).loss.backward()
+            nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            torch._foreach_lerp_(self.average, [p.detach() for p in self.module.parameters()], 1 - DECAY)
+            self.step += 1
+        synchronize(self.device)
+        return time.perf_counter() - start
+
+
+@dataclass
+class InterleavedData:
+    """Batches for the trainer; between two blocks of them the bare loops run."""
+
+    loops: tuple[BareLoop, BareLoop]
+    device: torch.device
+    trainer_times: list[float] = field(default_factory=list)
+    bare_times: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
+
+    def batches(self, _start_step: int) -> Iterator[dict[str, Tensor]]:
+        """One block of warm-up, then measured ones."""
+        batch = {"image": torch.randn(BATCH, TOKENS, WIDTH, generator=torch.Generator().manual_seed(0))}
+        while True:
+            start = time.perf_counter()
+            for _ in range(BLOCK):
+                yield batch
+            synchronize(self.device)
+            self.trainer_times.append(time.perf_counter() - start)
+            first = len(self.trainer_times) % 2  # the order changes, so that what drifts with time cancels
+            for index in (first, 1 - first):
+                self.bare_times[index].append(self.loops[index].block(batch))
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for a GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure(blocks: int, device: torch.device, folder: Path) -> InterleavedData:
+    """Train for `blocks` measured blocks and one more to warm up."""
+    data = InterleavedData((BareLoop(device), BareLoop(device)), device)
+    module = network()
+    Trainer(
+        module=module,
+        objective=Denoise(module),
+        data=data,
+        settings=TrainingSettings(
+            max_steps=(blocks + 1) * BLOCK + 1, batch_size=BATCH, ema_decay=DECAY, precision="float32"
+        ),
+        logging=LoggingSettings(log_every=2 * BLOCK, checkpoint_every=0, sample_every=0),
+        run=RunDirectory.create(folder / "run"),
+        device=device,
+        seed=0,
+        snapshot={},
+        reporter=RichReporter(Console(file=io.StringIO(), force_terminal=True)),
+    ).train()
+    return data
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--blocks", type=int, default=30, help=f"pairs of {BLOCK} steps each")
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        data = measure(arguments.blocks, torch.device(arguments.device), Path(folder))
+    trainer, first, second = (times[1:] for times in (data.trainer_times, *data.bare_times))
+    ratio, itself = ratio_of_times(trainer, first), ratio_of_times(first, second)
+    print(f"a step of the bare loop: {1e3 * sorted(first)[len(first) // 2] / BLOCK:.2f} ms")
+    print(f"bare loop over itself:   {itself}")
+    print(f"trainer over bare loop:  {ratio}")
+    print(verdict(ratio, itself))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""`dfm`: the commands, and what happens when one fails. Imports no torch."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import typer
+from typer.main import get_command
+
+from dfm_core.cli import config, plugins
+from dfm_core.cli.decompose import decompose
+from dfm_core.cli.env import env
+from dfm_core.cli.export import export
+from dfm_core.cli.output import error, output_session
+from dfm_core.cli.sample import sample
+from dfm_core.cli.schedule import schedule
+from dfm_core.cli.train import train
+from dfm_core.errors import DFMError
+from dfm_core.plugins.discovery import installed_version
+
+INTERRUPTED = 130
+
+# Boxes are for people: what goes into a file or another program stays plain.
+_MARKUP: Literal["rich"] | None = "rich" if sys.stdout.isatty() and sys.stderr.isatty() else None
+
+app = typer.Typer(
+    name="dfm",
+    help="Decomposable Flow Matching: generate images coarse to fine, with any decomposition.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=_MARKUP,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"dfm {installed_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+for _command in (train, sample, decompose, schedule, export, env):
+    app.command()(_command)
+app.add_typer(plugins.app, name="plugins")
+app.add_typer(config.app, name="config")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `dfm` and return its exit code: 0, 1 (failed), 2 (usage), 130 (interrupted)."""
+    # A busy neighbour slows torch's spinning threads tenfold; read when OpenMP starts.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    _tolerate_narrow_encodings()
+    with output_session():
+        try:
+            get_command(app)(args=arguments, prog_name="dfm")
+        except SystemExit as done:
+            return _exit_code(done)
+        except DFMError as failure:
+            error(str(failure), failure)
+            return failure.exit_code
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        except Exception as failure:
+            error(_unforeseen(failure), failure)
+            return 1
+    return 0
+
+
+def _tolerate_narrow_encodings() -> None:
+    """A terminal that lacks a letter shows its code; it does not stop the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _exit_code(done: SystemExit) -> int:
+    if done.code is None or isinstance(done.code, int):
+        return done.code or 0
+    error(str(done.code))
+    return 1
+
+
+def _unforeseen(failure: Exception) -> str:
+    """Sentence for an error that is no DFMError: the machine's or ours."""
+    if isinstance(failure, OSError):
+        return str(failure)
+    if isinstance(failure, MemoryError) or type(failure).__name__ == "OutOfMemoryError":
+        return f"out of memory: {failure}. A smaller --batch-size or more training.accumulation needs less"
+    name = type(failure).__name__
+    return f"{name}: {failure}\nthis is a bug in dfm or in a plugin: --debug shows where, `dfm env` helps a report"

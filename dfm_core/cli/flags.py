@@ -1,0 +1,89 @@
+"""The flags that make a configuration, the same in every command that has one."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dfm_core.cli.hardware import uses_accelerator
+from dfm_core.config.resolve import ConfigRequest, Flag, ResolvedConfig, resolve_config
+
+PANEL = "Configuration"
+
+
+def _flag(help_text: str, metavar: str, *names: str) -> Any:
+    return typer.Option(*names, help=help_text, metavar=metavar, rich_help_panel=PANEL, show_default=False)
+
+
+@dataclass(frozen=True)
+class ConfigFlags:
+    """The flags, one a field; None where one was not given."""
+
+    decomposition: Annotated[str | None, _flag("How data is split into stages.", "NAME")] = None
+    stages: Annotated[str | None, _flag("Sizes in pixels, coarse to fine: 32,64 or 48x64,96x128.", "SIZES")] = None
+    backbone: Annotated[str | None, _flag("The network.", "NAME")] = None
+    schedule: Annotated[str | None, _flag("Stage schedule: how generation visits the stages.", "NAME")] = None
+    timestep_sampler: Annotated[str | None, _flag("Timesteps of a training batch.", "NAME")] = None
+    autoencoder: Annotated[str | None, _flag("Between pixels and latents.", "NAME")] = None
+    dataset: Annotated[str | None, _flag("The data set.", "NAME")] = None
+    data: Annotated[Path | None, _flag("Folder or file of the data.", "PATH")] = None
+    max_steps: Annotated[int | None, _flag("Optimiser steps in all.", "N")] = None
+    batch_size: Annotated[int | None, _flag("Images per optimiser step.", "N")] = None
+    output: Annotated[str | None, _flag("Folder of the run.", "PATH")] = None
+    seed: Annotated[int | None, _flag("Seed of everything that is random.", "N")] = None
+    device: Annotated[str | None, _flag("auto, cpu, cuda, cuda:N or mps.", "DEVICE")] = None
+    config: Annotated[list[Path] | None, _flag("YAML file; may be repeated, later ones win.", "FILE")] = None
+    preset: Annotated[list[str] | None, _flag("Preset; may be repeated, later ones win.", "NAME")] = None
+    set: Annotated[
+        list[str] | None, _flag("Any value, as in training.learning_rate=1e-3; may be repeated.", "KEY=VALUE")
+    ] = None
+
+
+KEYS = {
+    "decomposition": "decomposition.name",
+    "stages": "stages",
+    "backbone": "backbone.name",
+    "schedule": "stage_schedule.name",
+    "timestep_sampler": "timestep_sampler.name",
+    "autoencoder": "autoencoder.name",
+    "dataset": "dataset.name",
+    "data": "dataset.options.path",
+    "max_steps": "training.max_steps",
+    "batch_size": "training.batch_size",
+    "output": "output",
+    "seed": "seed",
+    "device": "device",
+}
+"""Field of ConfigFlags -> dotted key of the configuration."""
+
+
+def config_request(flags: ConfigFlags, base: Path | None = None) -> ConfigRequest:
+    """Turn flags into a request. base: config.yaml of a run that goes on."""
+    given = {name: getattr(flags, name) for name in KEYS}
+    if flags.data is not None:
+        # A run may go on from another working directory.
+        given["data"] = os.path.abspath(flags.data.expanduser())
+    return ConfigRequest(
+        base=base,
+        data=flags.data is not None,
+        presets=tuple(flags.preset or ()),
+        files=tuple(flags.config or ()),
+        settings=tuple(flags.set or ()),
+        flags=tuple(
+            Flag(f"--{name.replace('_', '-')}", KEYS[name], value) for name, value in given.items() if value is not None
+        ),
+    )
+
+
+def resolve_flags(flags: ConfigFlags, base: Path | None = None) -> ResolvedConfig:
+    """Turn flags into a configuration; with a GPU, its defaults are laid in. Errors as `resolve_config`."""
+    request = config_request(flags, base)
+    resolved = resolve_config(request)
+    if base is None and uses_accelerator(resolved.config.device):
+        return resolve_config(dataclasses.replace(request, accelerator=True))
+    return resolved

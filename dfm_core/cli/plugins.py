@@ -1,0 +1,146 @@
+"""`dfm plugins list|show`: what is installed, and what one component or plugin is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from dfm_core.cli.command import Json, command
+from dfm_core.cli.output import info, print_json, print_table
+from dfm_core.errors import PluginError, UnknownComponentError, suggest
+from dfm_core.plugins.describe import describe_component
+from dfm_core.plugins.discovery import BUILTIN, PluginRecord, PluginState
+from dfm_core.plugins.registry import Registry, default_registry
+
+app = typer.Typer(help="Look at plugins and components.", no_args_is_help=True)
+
+
+@app.callback()
+def _plugins() -> None:
+    pass
+
+
+@app.command("list")
+@command
+def list_plugins(json: Json = False) -> None:
+    """List plugins and components.
+
+    Those of other plugins are not imported: `dfm plugins show NAME` loads one and lists what it has.
+    """
+    registry = default_registry()
+    registry.load(BUILTIN)
+    records = [plugin_data(record) for record in registry.plugins()]
+    if json:
+        print_json(records)
+        return
+    columns = ["plugin", "distribution", "version", "state", "note"]
+    print_table("Plugins", columns, [[record[column] for column in columns] for record in records])
+    print_contents(records)
+    if any(record["state"] == PluginState.NOT_LOADED for record in records):
+        info("`dfm plugins show NAME` loads a plugin and lists its components")
+
+
+@app.command("show")
+@command
+def show(
+    name: Annotated[str, typer.Argument(help="A component (bare or namespace/name) or a plugin.", metavar="NAME")],
+    json: Json = False,
+) -> None:
+    """Show one component or plugin.
+
+    Of a component: summary, reference, capabilities, options. Of a plugin: state, components, what broke it.
+    """
+    registry = default_registry()
+    plugin = plugin_named(registry, name)
+    components = components_named(registry, name, or_none=plugin is not None)
+    if json:
+        print_json({"components": components, "plugin": plugin})
+        return
+    for component in components:
+        print_component(component)
+    if plugin is not None:
+        print_plugin(plugin)
+
+
+def plugin_named(registry: Registry, name: str) -> dict[str, Any] | None:
+    """What is known of the plugin with this namespace, after trying to load it; None if there is none."""
+    if name not in {record.info.namespace for record in registry.plugins()}:
+        return None
+    return plugin_data(registry.load(name))
+
+
+def components_named(registry: Registry, name: str, or_none: bool) -> list[dict[str, Any]]:
+    """The components of this name, of any kind. Raises UnknownComponentError for none, unless `or_none`."""
+    try:
+        found = [describe_component(resolved) for resolved in registry.find(name)]
+        if not found and not or_none:
+            near = suggest(name, [*registry.names(), *(record.info.namespace for record in registry.plugins())])
+            message = f"no component or plugin is called {name!r}.{near} `dfm plugins list` shows what there is"
+            raise UnknownComponentError(message)
+    except PluginError:
+        if not or_none:
+            raise
+        return []
+    return found
+
+
+def plugin_data(record: PluginRecord) -> dict[str, Any]:
+    """A plugin as plain data."""
+    return {
+        "plugin": record.info.namespace,
+        "distribution": record.info.distribution,
+        "version": record.info.version,
+        "module": record.info.address,
+        "state": str(record.state),
+        "note": record.message,
+        "traceback": record.traceback,
+        "components": {
+            kind: [{"name": record.info.full_name(name), "summary": spec.summary} for name, spec in specs.items()]
+            for kind, specs in record.components.items()
+        },
+        "presets": [
+            {"name": record.info.full_name(name), "summary": preset.summary} for name, preset in record.presets.items()
+        ],
+    }
+
+
+def print_component(component: Mapping[str, Any]) -> None:
+    """Print a component: what it is in one table, its options in another."""
+    options = component["options"]
+    facts = {key: value for key, value in component.items() if key not in ("name", "capabilities", "options") and value}
+    rows = [*facts.items(), *component["capabilities"].items()]
+    print_table(component["name"], ["what", "value"], rows)
+    print()
+    print_table("Options", list(options[0]), [list(row.values()) for row in options]) if options else print(
+        "No options."
+    )
+    print()
+
+
+def print_plugin(plugin: Mapping[str, Any]) -> None:
+    """Print a plugin: its state, what broke it, its components and presets."""
+    keys = ("distribution", "version", "module", "state", "note")
+    print_table(plugin["plugin"], ["what", "value"], [(key, plugin[key]) for key in keys if plugin[key]])
+    if plugin["traceback"]:
+        print(f"\n{plugin['traceback']}")
+    print_contents([plugin])
+
+
+def print_contents(plugins: Sequence[Mapping[str, Any]]) -> None:
+    """Print the components and presets of some plugins, where there are any."""
+    components = [
+        (kind, row["name"], row["summary"])
+        for plugin in plugins
+        for kind, rows in plugin["components"].items()
+        for row in rows
+    ]
+    presets = [(row["name"], row["summary"]) for plugin in plugins for row in plugin["presets"]]
+    for title, columns, rows in (
+        ("Components", ["kind", "name", "summary"], components),
+        ("Presets", ["name", "summary"], presets),
+    ):
+        if rows:
+            print()
+            print_table(title, columns, rows)

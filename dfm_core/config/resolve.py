@@ -1,0 +1,141 @@
+"""From layers to one checked configuration: defaults < presets < files < --set < flags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dfm_core.config.layers import Layer, merge, nest
+from dfm_core.config.run_config import RunConfig
+from dfm_core.config.yaml_text import read_mapping, write_yaml
+from dfm_core.errors import PluginError, UnknownComponentError
+from dfm_core.plugins.kinds import KINDS
+from dfm_core.plugins.registry import OBJECT_PREFIX, Registry, default_registry
+from dfm_core.plugins.validation import origin_of, validate
+
+DEFAULTS = "defaults"
+ACCELERATOR_DEFAULTS = "defaults-accelerator"
+DATA_DEFAULTS = "defaults-data"
+DEFAULT = "default"
+OPTION_DEFAULT = "default of the component's option"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A command line flag as a value of the configuration. flag: its name, "--max-steps". key: dotted key."""
+
+    flag: str
+    key: str
+    value: object
+
+
+@dataclass(frozen=True)
+class ConfigRequest:
+    """What a user asked for, before it is checked. Later fields win over earlier ones.
+
+    base: config.yaml of a run that goes on; it stands in place of the defaults. accelerator: whether a GPU will do the
+    work. data: whether a path to data was given, which chooses the data set that reads one. presets: names.
+    files: YAML. settings: KEY=VALUE. flags: of the command line. values: nested, from Python.
+    """
+
+    base: Path | None = None
+    accelerator: bool = False
+    data: bool = False
+    presets: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+    settings: tuple[str, ...] = ()
+    flags: tuple[Flag, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ResolvedConfig:
+    """A complete configuration. origins: dotted key of every value -> where it came from."""
+
+    config: RunConfig
+    origins: Mapping[str, str]
+
+
+def resolve_config(request: ConfigRequest | None = None, registry: Registry | None = None) -> ResolvedConfig:
+    """Merge and check a configuration; component options come out complete, with their defaults.
+
+    Raises ConfigError with path, expected, got and origin; UnknownComponentError and PluginError for components.
+    """
+    registry = registry or default_registry()
+    leaves = merge(_layers(request or ConfigRequest(), registry))
+    origins = {key: leaf.origin for key, leaf in leaves.items()}
+    checked = validate(RunConfig, nest(leaves), origins=origins)
+    config = with_option_defaults(checked, registry, origins)
+    return ResolvedConfig(config, _complete(origins, config))
+
+
+def with_option_defaults(config: RunConfig, registry: Registry, origins: Mapping[str, str] | None = None) -> RunConfig:
+    """Check each component's options by its own model, and fill in their defaults."""
+    choices = {}
+    for kind in KINDS:
+        choice = config.component(kind)
+        if choice.name.startswith(OBJECT_PREFIX):
+            continue  # whoever made it checked its options
+        try:
+            options = registry.validate_options(kind, choice.name, choice.options, origins)
+        except (UnknownComponentError, PluginError) as error:
+            origin = (origins or {}).get(f"{kind}.name")
+            raise type(error)(f"{error} (from {origin})" if origin else str(error)) from error
+        choices[kind] = choice.model_copy(update={"options": options.model_dump(mode="json")})
+    return config.model_copy(update=choices)
+
+
+def to_yaml(config: RunConfig) -> str:
+    """Write a configuration so that `read_config` gives it back."""
+    return write_yaml(config.model_dump(mode="json"))
+
+
+def read_config(path: Path, registry: Registry | None = None) -> ResolvedConfig:
+    """Read the config.yaml of a run. Raises ConfigError."""
+    return resolve_config(ConfigRequest(base=path), registry)
+
+
+def flatten(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Nested values by dotted key; an empty mapping is a value."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        key = f"{path}.{name}" if path else str(name)
+        flat |= flatten(value, key) if isinstance(value, Mapping) and value else {key: value}
+    return flat
+
+
+def _complete(origins: Mapping[str, str], config: RunConfig) -> dict[str, str]:
+    complete = {}
+    for key in flatten(config.model_dump(mode="json")):
+        kind, _, rest = key.partition(".")
+        default = OPTION_DEFAULT if kind in KINDS and rest.startswith("options.") else DEFAULT
+        complete[key] = origin_of(key, origins) or default
+    return complete
+
+
+def _layers(request: ConfigRequest, registry: Registry) -> list[Layer]:
+    if request.base is not None:
+        layers = [_file_layer(request.base)]
+    else:
+        wanted = {DEFAULTS: True, ACCELERATOR_DEFAULTS: request.accelerator, DATA_DEFAULTS: request.data}
+        layers = [_preset_layer(name, registry, soft=True) for name, used in wanted.items() if used]
+    layers += [_preset_layer(name, registry) for name in request.presets]
+    layers += [_file_layer(path) for path in request.files]
+    # One layer: `--decomposition x --set decomposition.options.y=1` belong together, in any order.
+    command_line = Layer()
+    command_line.put_settings(request.settings)
+    for flag in request.flags:
+        command_line.put(flag.key, flag.value, f"{flag.flag} flag")
+    return [*layers, command_line, Layer.of(request.values, "argument")]
+
+
+def _file_layer(path: Path) -> Layer:
+    origin = f"file {path}"
+    return Layer.of(read_mapping(path, origin), origin)
+
+
+def _preset_layer(name: str, registry: Registry, soft: bool = False) -> Layer:
+    origin = f"{name} preset" if soft else f"preset {name}"
+    return Layer.of(read_mapping(registry.preset(name), origin), origin, soft)

@@ -1,0 +1,37 @@
+"""What may change when a run goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dfm_core.config.resolve import flatten
+from dfm_core.config.run_config import RunConfig
+from dfm_core.errors import ConfigError
+
+CHANGEABLE = frozenset({"training.max_steps", "device", "workers", "output", "name"})
+CHANGEABLE_SECTION = "logging."
+
+
+def changed_keys(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Return dotted key -> (old, new) of every value that differs; None stands for a key that one of them lacks."""
+    before, after = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
+    keys = dict.fromkeys((*before, *after))
+    return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
+
+
+def check_resume(old: RunConfig, new: RunConfig) -> tuple[str, ...]:
+    """Return what must be said before a run of config `old` goes on with `new`.
+
+    Raises ConfigError for a value that a run keeps for its whole life.
+    """
+    changed = changed_keys(old, new)
+    forbidden = [key for key in changed if key not in CHANGEABLE and not key.startswith(CHANGEABLE_SECTION)]
+    if forbidden:
+        lines = [f"{key}: the run has {changed[key][0]!r}, got {changed[key][1]!r}" for key in forbidden]
+        allowed = ", ".join(sorted(CHANGEABLE))
+        advice = f"a run that goes on may change only {allowed} and {CHANGEABLE_SECTION}*; start a new run for the rest"
+        raise ConfigError("\n".join([*lines, advice]))
+    if "training.max_steps" in changed and new.training.rate_schedule == "cosine":
+        before, after = changed["training.max_steps"]
+        return (f"the cosine of the learning rate now ends at step {after} instead of {before}: the rate jumps",)
+    return ()

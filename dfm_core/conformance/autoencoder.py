@@ -1,0 +1,118 @@
+"""Laws of autoencoders: each takes an `Autoencoder`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dfm_core.conformance.law import LawBroken, Measurement, law
+from dfm_core.interfaces.autoencoder import Autoencoder
+from dfm_core.randomness import derive_generator
+
+# In latents, height × width: square, and two that are not.
+_LATENT_SIZES = ((8, 8), (4, 8), (8, 4))
+
+
+@law("autoencoder")
+def encoding_has_the_declared_shape(autoencoder: Autoencoder) -> Measurement:
+    """`encode` gives (B, channels, H / factor, W / factor) in the type of the images, finite."""
+    for height, width in _LATENT_SIZES:
+        images = _images(autoencoder, height, width)
+        latents = _encode(autoencoder, images)
+        expected = (len(images), autoencoder.channels, height, width)
+        if tuple(latents.shape) != expected:
+            raise LawBroken(
+                f"images {tuple(images.shape)}: expected latents {expected} from channels {autoencoder.channels} and "
+                f"downsample_factor {autoencoder.downsample_factor}, got {tuple(latents.shape)}"
+            )
+        if latents.dtype != images.dtype or not bool(latents.isfinite().all()):
+            raise LawBroken(f"expected finite latents of {images.dtype}, got {latents.dtype}, {_finite(latents)} finite")
+    return Measurement()
+
+
+@law("autoencoder")
+def decoding_gives_back_the_shape(autoencoder: Autoencoder) -> Measurement:
+    """`decode(encode(images))` has the shape and type of the images, finite."""
+    for height, width in _LATENT_SIZES:
+        images = _images(autoencoder, height, width)
+        with torch.no_grad():
+            decoded = autoencoder.eval().decode(autoencoder.encode(images))
+        if decoded.shape != images.shape or decoded.dtype != images.dtype:
+            raise LawBroken(
+                f"expected {tuple(images.shape)} {images.dtype} back, got {tuple(decoded.shape)} {decoded.dtype}"
+            )
+        if not bool(decoded.isfinite().all()):
+            raise LawBroken(f"expected finite images, got {_finite(decoded)} finite")
+    return Measurement()
+
+
+@law("autoencoder")
+def no_gradient_reaches_the_parameters(autoencoder: Autoencoder) -> Measurement:
+    """The autoencoder is not trained: a loss on what it gives leaves every parameter without a gradient."""
+    trainable = [name for name, parameter in autoencoder.named_parameters() if parameter.requires_grad]
+    if trainable:
+        raise LawBroken(f"{len(trainable)} parameters would be trained, first {trainable[0]}: call requires_grad_(False)")
+    return Measurement(0, 0)
+
+
+@law("autoencoder")
+def encoding_is_deterministic(autoencoder: Autoencoder) -> Measurement:
+    """In eval mode the same images give the same latents and the same pictures, bit for bit."""
+    images = _images(autoencoder, 8, 8)
+    first, second = _encode(autoencoder, images), _encode(autoencoder, images)
+    with torch.no_grad():
+        pictures = [autoencoder.decode(first) for _ in range(2)]
+    difference = max(_distance(first, second), _distance(*pictures))
+    if difference > 0:
+        raise LawBroken(f"two runs differ by {difference:g}: use the mean of a distribution, and no dropout")
+    return Measurement(difference, 0)
+
+
+@law("autoencoder")
+def images_do_not_influence_each_other(autoencoder: Autoencoder) -> Measurement:
+    """Latents of an image are the same alone as in a batch, to float precision."""
+    images = _images(autoencoder, 8, 8)
+    together = _encode(autoencoder, images)
+    alone = torch.cat([_encode(autoencoder, image[None]) for image in images])
+    bound = 1e-4 * max(1.0, float(together.abs().max()))
+    difference = _distance(together, alone)
+    if difference > bound:
+        raise LawBroken(f"latents differ by {difference:g} with the rest of the batch, expected at most {bound:g}")
+    return Measurement(difference, bound)
+
+
+@law("autoencoder")
+def inputs_are_not_changed(autoencoder: Autoencoder) -> Measurement:
+    """`encode` and `decode` leave the tensors that they are given as they are."""
+    images = _images(autoencoder, 8, 8)
+    kept = images.clone()
+    latents = _encode(autoencoder, images)
+    kept_latents = latents.clone()
+    with torch.no_grad():
+        autoencoder.decode(latents)
+    difference = max(_distance(images, kept), _distance(latents, kept_latents))
+    if difference > 0:
+        raise LawBroken(f"the input changed by {difference:g}: use no in-place operation on it")
+    return Measurement(difference, 0)
+
+
+def _images(autoencoder: Autoencoder, height: int, width: int) -> Tensor:
+    """Return two random images in [-1, 1] whose latents are height × width, where the parameters are and of their type."""
+    parameter = next(autoencoder.parameters(), torch.empty(0))
+    factor = autoencoder.downsample_factor
+    shape = (2, autoencoder.facts.data_channels, height * factor, width * factor)
+    images = torch.rand(shape, generator=derive_generator(0, "autoencoder laws")).mul_(2).sub_(1)
+    return images.to(parameter.device, parameter.dtype)
+
+
+def _encode(autoencoder: Autoencoder, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return autoencoder.eval().encode(images)
+
+
+def _distance(first: Tensor, second: Tensor) -> float:
+    return float((first.float() - second.float()).abs().max())
+
+
+def _finite(values: Tensor) -> str:
+    return f"{float(values.isfinite().float().mean()):.0%}"

@@ -1,0 +1,108 @@
+"""Random weights and random batches for the laws of backbones."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dfm_core.interfaces.backbone import Backbone, Conditioning
+from dfm_core.stages import StageLayout, Stages, StageShape
+
+
+@dataclass(frozen=True)
+class Example:
+    """Arguments of one call of a backbone."""
+
+    noisy_stages: Stages
+    t: Tensor
+    visible: Tensor
+    label: Tensor | None
+
+    def velocities(self, backbone: Backbone) -> Stages:
+        """Call the backbone on this example, without gradients."""
+        with torch.no_grad():
+            return tuple(backbone(self.noisy_stages, self.t, self.visible, Conditioning(self.label)))
+
+
+def randomize(backbone: Backbone, generator: torch.Generator) -> Backbone:
+    """Return a copy in eval mode whose parameters are all drawn anew: networks that start at zero output say nothing.
+
+    generator: on the CPU. Matrices and kernels get the variance 1 / fan-in, vectors are moved by 0.1 · normal.
+    """
+    changed = copy.deepcopy(backbone).eval()
+    with torch.no_grad():
+        for parameter in changed.parameters():
+            draw = torch.randn(parameter.shape, generator=generator).to(parameter)
+            if parameter.ndim < 2:
+                parameter.add_(0.1 * draw)
+            else:
+                parameter.copy_(draw / (parameter.numel() / parameter.shape[0]) ** 0.5)
+    return changed
+
+
+def example_for(
+    backbone: Backbone, visible: Tensor, generator: torch.Generator, layout: StageLayout | None = None
+) -> Example:
+    """Draw noisy stages, timesteps and labels for the sets of visible stages in `visible` (B, S) bool.
+
+    generator: on the CPU. layout: of the stages, by default the backbone's own.
+    """
+    layout = layout or backbone.facts.layout
+    batch = len(visible)
+    device, dtype = placement(backbone)
+    t = torch.where(visible, torch.rand(visible.shape, generator=generator), 0.0)
+    classes = backbone.facts.num_classes
+    label = torch.randint(classes + 1, (batch,), generator=generator).to(device) if classes else None
+    return Example(
+        tuple(torch.randn(batch, *stage.shape, generator=generator).to(device, dtype) for stage in layout),
+        t.to(device),
+        visible.to(device),
+        label,
+    )
+
+
+def prefixes(num_stages: int) -> Tensor:
+    """Return the (S, S) bool masks that make the first 1, 2, … S stages visible."""
+    return torch.ones(num_stages, num_stages, dtype=torch.bool).tril()
+
+
+def placement(backbone: Backbone) -> tuple[torch.device, torch.dtype]:
+    """Device and dtype of the parameters."""
+    for parameter in backbone.parameters():
+        return parameter.device, parameter.dtype
+    return torch.device("cpu"), torch.float32
+
+
+def enlarged(layout: StageLayout, height: int, width: int) -> StageLayout:
+    """The layout with the last two axes of every stage multiplied."""
+
+    def scaled(size: tuple[int, ...]) -> tuple[int, ...]:
+        return (*size[:-2], size[-2] * height, size[-1] * width)
+
+    return StageLayout(tuple(StageShape(scaled(stage.resolution), scaled(stage.shape)) for stage in layout))
+
+
+def visible_only(velocities: Sequence[Tensor], visible: Tensor) -> Stages:
+    """Velocities (B, …) of the samples at which each stage is visible."""
+    return tuple(velocity[visible[:, index]] for index, velocity in enumerate(velocities))
+
+
+def weighted_sum(backbone: Backbone, example: Example, generator: torch.Generator) -> Tensor:
+    """A random weighting of all velocities at visible stages, float32, with gradients."""
+    velocities = backbone(example.noisy_stages, example.t, example.visible, Conditioning(example.label))
+    weights = [torch.randn(velocity.shape, generator=generator).to(velocity.device) for velocity in velocities]
+    terms = visible_only([v.float() * weight for v, weight in zip(velocities, weights, strict=True)], example.visible)
+    return torch.stack([term.sum() for term in terms]).sum()
+
+
+def relative_change(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """Largest difference over all stages, relative to the largest value; infinite if anything is not finite."""
+    pairs = [(a, b) for a, b in zip(before, after, strict=True) if a.numel()]
+    if not all(bool(torch.isfinite(tensor).all()) for pair in pairs for tensor in pair):
+        return float("inf")
+    size = max(float(a.abs().max()) for a, _ in pairs)
+    return max(float((a - b).abs().max()) for a, b in pairs) / max(size, 1e-30)

@@ -1,0 +1,205 @@
+"""Laws of data sets: each takes a `Dataset` that holds at least one readable sample."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import pickle
+import random
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dfm_core.conformance.law import LawBroken, Measurement, law
+from dfm_core.errors import UnreadableSampleError
+from dfm_core.interfaces.dataset import Dataset, Sample
+
+_MEDIA = ("image", "video", "latent")
+_EPOCHS = (0, 1)
+_RANGE = 1 + 1e-6
+# Below this many samples two splits are compared completely, else this many of either.
+_COMPARED = 256
+
+
+@law("dataset")
+def samples_have_the_declared_form(dataset: Dataset) -> Measurement:
+    """A sample holds one float32 tensor of the asked size, finite and in [-1, 1], and at most a label beside it."""
+    largest = 0.0
+    for index, sample in _samples(dataset, 8):
+        media = [name for name in _MEDIA if name in sample]
+        if len(media) != 1 or not set(sample) <= {*media, "label"}:
+            raise LawBroken(f"sample {index}: expected one of {_MEDIA} and at most a label, got {sorted(sample)}")
+        largest = max(largest, _check_tensor(dataset, index, media[0], sample[media[0]]))
+    return Measurement(largest, _RANGE)
+
+
+@law("dataset")
+def labels_match_the_classes(dataset: Dataset) -> Measurement:
+    """Classes have different names, and every label is the number of one; without classes there are no labels."""
+    names = dataset.classes
+    if not isinstance(names, tuple) or len(set(names)) != len(names) or not all(names):
+        raise LawBroken(f"expected a tuple of different class names, got {names!r}")
+    for index, sample in _samples(dataset, 16):
+        label = sample.get("label")
+        if not names and label is not None:
+            raise LawBroken(f"sample {index} has label {label!r} and the data set no classes: name them, or drop it")
+        if names and (not isinstance(label, int) or not 0 <= label < len(names)):
+            raise LawBroken(f"sample {index}: expected an int label in 0…{len(names) - 1}, got {label!r}")
+    return Measurement()
+
+
+@law("dataset")
+def loading_is_pure(dataset: Dataset) -> Measurement:
+    """The same (index, epoch) gives the same bits, in any order, whatever is done to a sample that was handed out."""
+    elements = _elements(dataset)
+    first = [_digest(dataset.load(*element)) for element in elements]
+    for element, before in reversed(list(zip(elements, first, strict=True))):
+        sample = dataset.load(*element)
+        if _digest(sample) != before:
+            raise LawBroken(f"(index, epoch) = {element} gave other bits at the second load: keep no state between loads")
+        for value in sample.values():
+            if isinstance(value, Tensor):
+                value.add_(1)
+        if _digest(dataset.load(*element)) != before:
+            raise LawBroken(f"(index, epoch) = {element} changed with a sample handed out before: return a copy")
+    return Measurement()
+
+
+@law("dataset")
+def loads_the_same_in_another_process(dataset: Dataset) -> Measurement:
+    """A pickled copy in a spawned process gives the same bits, so that the number of workers changes nothing."""
+    try:
+        pickle.dumps(dataset)
+    except Exception as error:
+        raise LawBroken(f"the data set cannot be pickled for a worker process ({error}); open handles in load") from error
+    elements = _elements(dataset)
+    here = [_digest(dataset.load(*element)) for element in elements]
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        there = pool.submit(_digests, dataset, elements).result()
+    different = [element for element, a, b in zip(elements, here, there, strict=True) if a != b]
+    if different:
+        raise LawBroken(
+            f"{len(different)} of {len(elements)} samples differ in a spawned process, first (index, epoch) = "
+            f"{different[0]}: depend on no process state (hash() of a str, a process id, a cache)"
+        )
+    return Measurement(0, 0)
+
+
+@law("dataset")
+def global_random_state_is_untouched(dataset: Dataset) -> Measurement:
+    """Loading neither reads nor changes the random state of Python, NumPy or torch."""
+    elements = _elements(dataset)
+    digests = []
+    with _global_random_state_kept():
+        for seed in (1, 2):
+            _seed_globally(seed)
+            before = _global_states()
+            digests.append(_digests(dataset, elements))
+            changed = [name for name, state in _global_states().items() if state != before[name]]
+            if changed:
+                raise LawBroken(f"loading changed the random state of {', '.join(changed)}: draw from a generator")
+    if digests[0] != digests[1]:
+        raise LawBroken("samples depend on a global random state: derive a generator from (seed, epoch, index)")
+    return Measurement()
+
+
+@law("dataset")
+def splits_are_disjoint(dataset: Dataset) -> Measurement:
+    """No sample of one split is also in the other, where both exist (all of a small set, else some of each)."""
+    other = type(dataset)(dataset.options, replace(dataset.facts, split=_other(dataset.facts.split)))
+    shared = _contents(dataset) & _contents(other)
+    if shared:
+        raise LawBroken(f"{len(shared)} samples are in both splits: divide by name or by index, before any shuffling")
+    return Measurement(0, 0)
+
+
+def _check_tensor(dataset: Dataset, index: int, medium: str, value: object) -> float:
+    """Return the largest magnitude of a sample's tensor, after checking its form."""
+    if not isinstance(value, Tensor) or value.dtype != torch.float32:
+        raise LawBroken(f"sample {index}: expected a float32 tensor, got {getattr(value, 'dtype', type(value).__name__)}")
+    shape = tuple(value.shape)
+    if medium == "image" and shape != (dataset.channels, *dataset.facts.size):
+        raise LawBroken(f"sample {index}: expected the shape {(dataset.channels, *dataset.facts.size)}, got {shape}")
+    largest = float(value.abs().max())
+    if not bool(value.isfinite().all()) or (medium != "latent" and largest > _RANGE):
+        raise LawBroken(f"sample {index}: expected finite values in [-1, 1], got {largest:g} as the largest magnitude")
+    return largest
+
+
+def _indices(dataset: Dataset, count: int) -> list[int]:
+    """Return up to `count` indices: the first ones, which are likely to be special, and some over the whole range."""
+    length = len(dataset)
+    if length <= count:
+        return list(range(length))
+    half = count // 2
+    return sorted({*range(half), *(half + (length - half - 1) * i // (count - half) for i in range(1, count - half + 1))})
+
+
+def _samples(dataset: Dataset, count: int) -> Iterator[tuple[int, Sample]]:
+    """Yield (index, sample) of up to `count` readable samples; raises LawBroken where there is none."""
+    found = 0
+    for index in _indices(dataset, count):
+        try:
+            sample = dataset.load(index, 0)
+        except UnreadableSampleError:
+            continue
+        found += 1
+        yield index, sample
+    if not found:
+        raise LawBroken(f"expected at least one readable sample among {len(dataset)}, got none")
+
+
+def _elements(dataset: Dataset) -> list[tuple[int, int]]:
+    return [(index, epoch) for index, _ in _samples(dataset, 6) for epoch in _EPOCHS]
+
+
+def _contents(dataset: Dataset) -> set[str]:
+    return {_digest(sample) for _, sample in _samples(dataset, _COMPARED)} if len(dataset) else set()
+
+
+def _digest(sample: Sample) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(sample.items()):
+        content = value.contiguous().numpy().tobytes() if isinstance(value, Tensor) else repr(value).encode()
+        digest.update(name.encode() + content)
+    return digest.hexdigest()
+
+
+def _digests(dataset: Dataset, elements: list[tuple[int, int]]) -> list[str]:
+    return [_digest(dataset.load(*element)) for element in elements]
+
+
+def _other(split: str) -> Any:
+    return "validation" if split == "train" else "train"
+
+
+def _global_states() -> dict[str, Any]:
+    # `get_state(legacy=False)` holds an array, which == compares element by element.
+    return {
+        "Python": random.getstate(),
+        "NumPy": pickle.dumps(np.random.get_state()),  # noqa: NPY002
+        "torch": torch.get_rng_state().tolist(),
+    }
+
+
+def _seed_globally(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def _global_random_state_kept() -> Iterator[None]:
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])

@@ -1,0 +1,181 @@
+"""A small honest backbone holds every law; each way of breaking one breaks that law and no other."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dfm_core.conformance import LawBroken, laws_of
+from dfm_core.interfaces.backbone import Backbone, BackboneFacts, Conditioning
+from dfm_core.plugins import Options
+from dfm_core.stages import StageLayout, Stages, StageShape
+
+HIDDEN = 8
+FACTS = BackboneFacts(StageLayout((StageShape((4, 4), (2, 4, 4)), StageShape((8, 8), (3, 8, 8)))), num_classes=3)
+
+
+class Honest(Backbone):
+    """Mixes the channels of each stage; adds a vector made of the means of all visible stages and the conditioning."""
+
+    def __init__(self, options: Options, facts: BackboneFacts) -> None:
+        super().__init__(options, facts)
+        channels = [stage.shape[0] for stage in facts.layout]
+        self.mix = nn.ModuleList(nn.Linear(count, count) for count in channels)
+        self.read = nn.ModuleList(nn.Linear(count, HIDDEN) for count in channels)
+        self.clock = nn.ModuleList(nn.Linear(1, HIDDEN) for _ in channels)
+        self.write = nn.ModuleList(nn.Linear(HIDDEN, count) for count in channels)
+        self.index = nn.Embedding(len(channels) + 1, HIDDEN)
+        self.label = nn.Embedding(facts.num_classes + 1, HIDDEN)
+
+    def forward(self, noisy_stages: Sequence[Tensor], t: Tensor, visible: Tensor, conditioning: Conditioning) -> Stages:
+        shown = [self.shown(stage, visible[:, index]) for index, stage in enumerate(noisy_stages)]
+        parts = [
+            visible[:, i, None] * (self.read[i](stage.mean((2, 3))) + self.clock[i](self.time(t, i)))
+            for i, stage in enumerate(shown)
+        ]
+        label = conditioning.label
+        if label is None:
+            label = torch.full((len(t),), self.facts.num_classes)
+        contexts = self.contexts(parts, self.index(visible.sum(1)), self.embed_label(label))
+        velocities = [
+            self.mix[i](stage.movedim(1, -1)).movedim(-1, 1) + self.write[i](contexts[i].tanh())[:, :, None, None]
+            for i, stage in enumerate(shown)
+        ]
+        return tuple(self.finish(v, stage) for v, stage in zip(velocities, noisy_stages, strict=True))
+
+    def shown(self, stage: Tensor, visible: Tensor) -> Tensor:
+        return torch.where(visible[:, None, None, None], stage, 0)
+
+    def time(self, t: Tensor, index: int) -> Tensor:
+        return t[:, index, None]
+
+    def embed_label(self, label: Tensor) -> Tensor:
+        return self.label(label)
+
+    def contexts(self, parts: list[Tensor], index: Tensor, label: Tensor) -> list[Tensor]:
+        return [sum(parts) + index + label] * len(parts)
+
+    def finish(self, velocity: Tensor, stage: Tensor) -> Tensor:
+        return velocity.to(stage.dtype)
+
+
+class AnswersInDouble(Honest):
+    def finish(self, velocity: Tensor, stage: Tensor) -> Tensor:
+        return velocity.double()
+
+
+class MultipliesByTheMask(Honest):
+    def shown(self, stage: Tensor, visible: Tensor) -> Tensor:
+        return stage * visible[:, None, None, None]
+
+
+class AddsTheBatchMean(Honest):
+    def contexts(self, parts: list[Tensor], index: Tensor, label: Tensor) -> list[Tensor]:
+        return [c + 0.5 * c.mean(0) for c in super().contexts(parts, index, label)]
+
+
+class HasAnIdleParameter(Honest):
+    def __init__(self, options: Options, facts: BackboneFacts) -> None:
+        super().__init__(options, facts)
+        self.idle = nn.Parameter(torch.zeros(3))
+
+
+class IgnoresTheLastClock(Honest):
+    def time(self, t: Tensor, index: int) -> Tensor:
+        return super().time(t, index) if index == 0 else torch.full_like(t[:, :1], 0.5)
+
+
+class SeesOneStageAtATime(Honest):
+    def contexts(self, parts: list[Tensor], index: Tensor, label: Tensor) -> list[Tensor]:
+        return [part + label + self.index.weight.sum(0) for part in parts]
+
+
+class IgnoresTheLabel(Honest):
+    def embed_label(self, label: Tensor) -> Tensor:
+        return self.label.weight.sum(0)
+
+
+class KeepsStateElsewhere(Honest):
+    built = itertools.count(1)
+
+    def __init__(self, options: Options, facts: BackboneFacts) -> None:
+        super().__init__(options, facts)
+        self.scale = next(self.built)
+
+    def finish(self, velocity: Tensor, stage: Tensor) -> Tensor:
+        return super().finish(velocity * self.scale, stage)
+
+
+class OverflowsInBfloat16(Honest):
+    def finish(self, velocity: Tensor, stage: Tensor) -> Tensor:
+        large = 1e38 if velocity.dtype == torch.bfloat16 else 1.0
+        return super().finish(velocity * large * large, stage)
+
+
+class KnowsOneSize(Honest):
+    def __init__(self, options: Options, facts: BackboneFacts) -> None:
+        super().__init__(options, facts)
+        self.place = nn.ParameterList(torch.zeros(stage.shape) for stage in facts.layout)
+
+    def shown(self, stage: Tensor, visible: Tensor) -> Tensor:
+        place = next(p for p in self.place if p.shape[0] == stage.shape[1])
+        return super().shown(stage, visible) + place
+
+
+class DrawsNoise(Honest):
+    def finish(self, velocity: Tensor, stage: Tensor) -> Tensor:
+        torch.rand(())
+        return super().finish(velocity, stage)
+
+
+class WritesIntoItsInput(Honest):
+    def shown(self, stage: Tensor, visible: Tensor) -> Tensor:
+        return stage.masked_fill_(~visible[:, None, None, None], 0)
+
+
+BREAKERS = {
+    Honest: set(),
+    AnswersInDouble: {"keeps_shapes"},
+    MultipliesByTheMask: {"ignores_invisible_stages"},
+    AddsTheBatchMean: {"keeps_samples_apart"},
+    HasAnIdleParameter: {"trains_every_parameter"},
+    IgnoresTheLastClock: {"depends_on_time"},
+    SeesOneStageAtATime: {"depends_on_visible_stages"},
+    IgnoresTheLabel: {"depends_on_label"},
+    KeepsStateElsewhere: {"survives_state_dict"},
+    OverflowsInBfloat16: {"runs_in_bfloat16"},
+    KnowsOneSize: {"works_at_other_sizes"},
+    DrawsNoise: {"uses_no_global_randomness"},
+    WritesIntoItsInput: {"leaves_inputs_alone"},
+}
+
+
+@pytest.mark.parametrize("backbone", BREAKERS, ids=lambda backbone: backbone.__name__)
+def test_breaks_exactly_its_law(backbone: type[Backbone]) -> None:
+    built, broken = backbone(Options(), FACTS), set()
+    for law in laws_of("backbone"):
+        try:
+            law.check(built)
+        except LawBroken:
+            broken.add(law.name)
+    assert broken == BREAKERS[backbone]
+
+
+def test_every_law_has_its_breaker() -> None:
+    assert set().union(*BREAKERS.values()) == {law.name for law in laws_of("backbone")}
+
+
+def test_laws_leave_the_backbone_and_the_global_state_alone() -> None:
+    built = Honest(Options(), FACTS)
+    kept = {name: tensor.clone() for name, tensor in built.state_dict().items()}
+    state = torch.get_rng_state()
+    for law in laws_of("backbone"):
+        law.check(built)
+    assert torch.equal(state, torch.get_rng_state())
+    assert built.training
+    assert all(torch.equal(kept[name], tensor) for name, tensor in built.state_dict().items())
+    assert all(parameter.grad is None for parameter in built.parameters())

@@ -1,0 +1,63 @@
+"""The laws of backbones, over every built-in one."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+import torch
+
+from dfm_core.conformance import laws_of
+from dfm_core.conformance.law import Law
+from dfm_core.interfaces.backbone import BackboneFacts
+from dfm_core.plugins import Options
+from dfm_core.stages import StageLayout, StageShape
+from dfm_plugins.backbones.specs import SPECS
+
+TINY = {"depth": 2, "width": 16, "heads": 2}
+
+
+def layout(*shapes: tuple[int, ...]) -> StageLayout:
+    return StageLayout(tuple(StageShape(shape[1:], shape) for shape in shapes))
+
+
+# One level of a two-dimensional transform: the details of a 32×32 preview are nine bands of 16×16.
+COEFFICIENTS = StageLayout((StageShape((16, 16), (3, 16, 16)), StageShape((32, 32), (9, 16, 16))))
+
+CASES: dict[str, tuple[StageLayout, int, dict[str, object]]] = {
+    "one stage": (layout((3, 8, 8)), 3, {}),
+    "two stages": (layout((3, 4, 4), (3, 8, 8)), 3, {}),
+    "two stages, patches": (layout((3, 4, 4), (3, 8, 8)), 1, {"token_grid": 2, "qk_norm": True}),
+    "three stages, unlabelled": (layout((1, 4, 4), (1, 8, 8), (1, 16, 16)), 0, {"positions": "rope"}),
+    "three stages, not square": (layout((2, 4, 6), (2, 8, 12), (2, 32, 48)), 2, {"mlp_ratio": 2.0}),
+    "coefficients": (COEFFICIENTS, 3, {"patch_size": 2}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("law", laws_of("backbone"), ids=lambda law: law.name)
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+def test_conforms(spec: object, law: Law, case: str) -> None:
+    stages, classes, options = CASES[case]
+    law.check(build(spec, {**TINY, **options}, BackboneFacts(stages, classes)))
+
+
+@pytest.mark.parametrize("law", laws_of("backbone"), ids=lambda law: law.name)
+def test_conforms_in_float64(law: Law) -> None:
+    stages, classes, options = CASES["two stages, patches"]
+    law.check(build(SPECS[0], {**TINY, **options}, BackboneFacts(stages, classes)).double())
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+def test_options_are_described_and_share_no_name_with_facts(spec: object) -> None:
+    fields = spec.options.model_fields
+    assert all(field.description for field in fields.values())
+    assert not set(fields) & set(BackboneFacts.__dataclass_fields__)
+    assert issubclass(spec.options, Options)
+
+
+def build(spec: object, options: dict[str, object], facts: BackboneFacts) -> torch.nn.Module:
+    module, name = spec.factory.split(":")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return getattr(importlib.import_module(module), name)(spec.options(**options), facts)

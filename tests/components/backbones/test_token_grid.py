@@ -1,0 +1,74 @@
+"""The choice of patches from the stages' sizes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dfm_core.errors import StageSizeError
+from dfm_core.stages import StageLayout, StageShape
+from dfm_plugins.backbones.token_grid import choose_patching, possible_patchings
+
+
+def layout(*sizes: tuple[int, int]) -> StageLayout:
+    return StageLayout(tuple(StageShape(size, (3, *size)) for size in sizes))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "patches", "grid"),
+    [
+        ([(256, 256), (1024, 1024)], (16, 64), (16, 16)),
+        ([(32, 32), (64, 64)], (2, 4), (16, 16)),
+        ([(8, 8), (32, 32)], (1, 4), (8, 8)),
+        ([(16, 16), (32, 32), (128, 128)], (1, 2, 8), (16, 16)),
+        ([(28, 28), (56, 56)], (2, 4), (14, 14)),
+        ([(32, 48), (64, 96)], (2, 4), (16, 24)),
+        ([(16, 16), (16, 16)], (1, 1), (16, 16)),
+        ([(17, 17)], (17,), (1, 1)),
+        # Square patches of 17×25 do not exist but those of one pixel.
+        ([(17, 25)], (1,), (17, 25)),
+    ],
+)
+def test_default_is_the_finest_grid_up_to_16(sizes: list[tuple[int, int]], patches: object, grid: object) -> None:
+    patching = choose_patching(layout(*sizes), None, None)
+    assert (patching.patches, patching.grid) == (patches, grid)
+
+
+def test_either_option_fixes_the_grid() -> None:
+    stages = layout((32, 48), (64, 96))
+    assert choose_patching(stages, 32, None).patches == (1, 2)
+    assert choose_patching(stages, None, 2).patches == (1, 2)
+    assert choose_patching(stages, 8, None) == choose_patching(stages, None, 8)
+
+
+@pytest.mark.parametrize(
+    ("token_grid", "patch_size", "said"),
+    [
+        (12, None, "token_grid=12 does not fit stages of tensor sizes 16, 32: use token_grid 1, 2, 4, 8, 16"),
+        (32, None, "stage sizes that are multiples of it"),
+        (None, 1, "patch_size=1 does not fit stages of tensor sizes 16, 32: use patch_size 2, 4, 8, 16, 32"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_what_would(token_grid: object, patch_size: object, said: str) -> None:
+    with pytest.raises(StageSizeError, match=said):
+        choose_patching(layout((16, 16), (32, 32)), token_grid, patch_size)
+
+
+def test_stages_of_different_shape_are_refused() -> None:
+    with pytest.raises(StageSizeError, match="same aspect ratio"):
+        choose_patching(layout((16, 16), (16, 32)), None, None)
+
+
+@settings(max_examples=50, deadline=None, database=None)
+@given(
+    base=st.tuples(st.integers(1, 24), st.integers(1, 24)),
+    factors=st.lists(st.integers(1, 4), max_size=2),
+)
+def test_every_choice_gives_all_stages_the_same_grid(base: tuple[int, int], factors: list[int]) -> None:
+    sizes = [base]
+    for factor in factors:
+        sizes.append((sizes[-1][0] * factor, sizes[-1][1] * factor))
+    for patching in possible_patchings(layout(*sizes)):
+        for size, patch in zip(sizes, patching.patches, strict=True):
+            assert tuple(length / patch for length in size) == patching.grid
