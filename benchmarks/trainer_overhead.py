@@ -1,6 +1,6 @@
 """What the trainer costs over a bare loop with the same model, data, clipping, optimiser and averaged weights.
 
-    python benchmarks/trainer_overhead.py --blocks 30
+    python benchmarks/trainer_overhead.py --blocks 80
 
 The trainer runs as users run it (progress, metrics.jsonl, TensorBoard). Between its blocks of steps, while it waits for
 its next batch, two identical bare loops are timed: the ratio of those two says what can be measured now.
@@ -28,8 +28,8 @@ from dfm_core.training.progress import RichReporter
 from dfm_core.training.run_directory import RunDirectory
 from dfm_core.training.trainer import Trainer
 
-BLOCK = 10
-TOKENS, WIDTH, DEPTH, BATCH = 64, 192, 6, 8
+BLOCK = 5
+TOKENS, WIDTH, DEPTH, BATCH = 64, 128, 6, 4
 DECAY = 0.999
 PARTS = ("first", "second")
 
@@ -120,7 +120,7 @@ def measure(blocks: int, device: torch.device, folder: Path) -> InterleavedData:
         settings=TrainingSettings(
             max_steps=(blocks + 1) * BLOCK + 1, batch_size=BATCH, ema_decay=DECAY, precision="float32"
         ),
-        logging=LoggingSettings(log_every=2 * BLOCK, checkpoint_every=0, sample_every=0),
+        logging=LoggingSettings(log_every=4 * BLOCK, checkpoint_every=0, sample_every=0),
         run=RunDirectory.create(folder / "run"),
         device=device,
         seed=0,
@@ -132,7 +132,7 @@ def measure(blocks: int, device: torch.device, folder: Path) -> InterleavedData:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--blocks", type=int, default=30, help=f"pairs of {BLOCK} steps each")
+    parser.add_argument("--blocks", type=int, default=80, help=f"pairs of {BLOCK} steps each")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

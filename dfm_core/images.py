@@ -24,6 +24,7 @@ Pixels = NDArray[np.uint8]
 """(H, W, 3) or (H, W), 0…255."""
 
 _ORIENTATION_TAG = 0x0112
+_WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _TO_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -148,7 +149,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         image = _eight_bits(image)
     alpha = None
-    if "A" in image.mode.upper() and image.mode != "LAB" or "transparency" in image.info:
+    if image.mode in _WITH_ALPHA or "transparency" in image.info:
         image = image.convert("RGBA")
         alpha = image.getchannel("A")
     colour = image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from fractions import Fraction
+from itertools import pairwise
 
 import torch
 from pydantic import BaseModel
@@ -39,7 +40,7 @@ class ResidualPyramid(Decomposition):
         """Enlarge x (B, C, *spatial) to (B, C, *size), size > spatial, with unit gain."""
 
     def expand(self, preview: Tensor, sizes: Sequence[Size], stage_index: int) -> Tensor:
-        """Enlarge the preview before stage `stage_index` (counted from 0) to sizes[stage_index]. sizes: of all stages."""
+        """Enlarge the preview before stage `stage_index` (from 0) to sizes[stage_index]. sizes: of all stages."""
         return self.up(preview, sizes[stage_index])
 
     def stage_shape(self, sizes: Sequence[Size], stage_index: int) -> tuple[int, ...]:
@@ -133,7 +134,9 @@ def _check_growing(sizes: Sequence[Size]) -> None:
     """Raise StageSizeError unless the sizes are positive, of one dimension and grow from coarse to fine."""
     shown = ", ".join(map(format_size, sizes))
     if not sizes or len({len(size) for size in sizes}) != 1 or any(length < 1 for size in sizes for length in size):
-        raise StageSizeError(f"stage sizes must be one or more positive sizes of the same dimension, got {shown or 'none'}")
+        raise StageSizeError(
+            f"stage sizes must be one or more positive sizes of the same dimension, got {shown or 'none'}"
+        )
     if not _grow(sizes):
         ordered = sorted(set(sizes))
         hint = f"; for example {', '.join(map(format_size, ordered))}" if _grow(ordered) else ""
@@ -142,5 +145,5 @@ def _check_growing(sizes: Sequence[Size]) -> None:
 
 def _grow(sizes: Sequence[Size]) -> bool:
     """Whether every size differs from the one before and is smaller along no axis."""
-    pairs = zip(sizes, sizes[1:], strict=False)
+    pairs = pairwise(sizes)
     return all(coarse != fine and all(c <= f for c, f in zip(coarse, fine, strict=True)) for coarse, fine in pairs)

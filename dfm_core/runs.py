@@ -63,6 +63,9 @@ def start_run(
 
     announce(run folder, composition) is called when everything is made and the first step is next.
     """
+    output = Path(config.output) if config.output else None
+    if output is not None:
+        RunDirectory.check_new(output)  # before the data is read, not after
     device = resolve_device(config.device)
     assembler = Assembler(config, registry, objects)
     dataset = assembler.dataset()
@@ -70,7 +73,7 @@ def start_run(
     composition = assembler.compose(describe_data(dataset), None, device, images)
     if init_from is not None:
         initialise_from(composition, init_from, reporter)
-    run = RunDirectory.create(Path(config.output) if config.output else None, config.name or default_name(config))
+    run = RunDirectory.create(output, config.name or default_name(config))
     run.write_config(config.model_dump(mode="json"))
     return _train(run, assembler, composition, dataset, None, reporter, announce)
 
@@ -90,8 +93,9 @@ def resume_run(
     for message in passed_over:
         (reporter or QuietReporter()).warn(message)
     assembler = Assembler(config, registry, objects)
-    assembler.check_providers(checkpoint.state["providers"])
-    data, statistics = data_from_snapshot(checkpoint.state)
+    saved = checkpoint.state
+    assembler.check_providers(saved["providers"])
+    data, statistics = data_from_snapshot(saved)
     composition = assembler.compose(data, statistics, resolve_device(config.device))
     dataset = assembler.dataset()
     if describe_data(dataset) != data:

@@ -26,7 +26,9 @@ def encoding_has_the_declared_shape(autoencoder: Autoencoder) -> Measurement:
                 f"downsample_factor {autoencoder.downsample_factor}, got {tuple(latents.shape)}"
             )
         if latents.dtype != images.dtype or not bool(latents.isfinite().all()):
-            raise LawBroken(f"expected finite latents of {images.dtype}, got {latents.dtype}, {_finite(latents)} finite")
+            raise LawBroken(
+                f"expected finite latents of {images.dtype}, got {latents.dtype}, {_finite(latents)} finite"
+            )
     return Measurement()
 
 
@@ -49,9 +51,15 @@ def decoding_gives_back_the_shape(autoencoder: Autoencoder) -> Measurement:
 @law("autoencoder")
 def no_gradient_reaches_the_parameters(autoencoder: Autoencoder) -> Measurement:
     """The autoencoder is not trained: a loss on what it gives leaves every parameter without a gradient."""
-    trainable = [name for name, parameter in autoencoder.named_parameters() if parameter.requires_grad]
-    if trainable:
-        raise LawBroken(f"{len(trainable)} parameters would be trained, first {trainable[0]}: call requires_grad_(False)")
+    parameters = {name: value for name, value in autoencoder.named_parameters() if value.requires_grad}
+    latents = autoencoder.eval().encode(_images(autoencoder, 8, 8))
+    loss = latents.sum() + autoencoder.decode(latents).sum()
+    if not parameters or not loss.requires_grad:
+        return Measurement(0, 0)
+    gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    reached = [name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
+    if reached:
+        raise LawBroken(f"{len(reached)} parameters get a gradient, first {reached[0]}: call requires_grad_(False)")
     return Measurement(0, 0)
 
 
@@ -97,7 +105,7 @@ def inputs_are_not_changed(autoencoder: Autoencoder) -> Measurement:
 
 
 def _images(autoencoder: Autoencoder, height: int, width: int) -> Tensor:
-    """Return two random images in [-1, 1] whose latents are height × width, where the parameters are and of their type."""
+    """Return two random images in [-1, 1], for latents of height × width, on the parameters' device, of their type."""
     parameter = next(autoencoder.parameters(), torch.empty(0))
     factor = autoencoder.downsample_factor
     shape = (2, autoencoder.facts.data_channels, height * factor, width * factor)

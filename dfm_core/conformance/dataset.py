@@ -62,7 +62,9 @@ def loading_is_pure(dataset: Dataset) -> Measurement:
     for element, before in reversed(list(zip(elements, first, strict=True))):
         sample = dataset.load(*element)
         if _digest(sample) != before:
-            raise LawBroken(f"(index, epoch) = {element} gave other bits at the second load: keep no state between loads")
+            raise LawBroken(
+                f"(index, epoch) = {element} gave other bits at the second load: keep no state between loads"
+            )
         for value in sample.values():
             if isinstance(value, Tensor):
                 value.add_(1)
@@ -77,7 +79,9 @@ def loads_the_same_in_another_process(dataset: Dataset) -> Measurement:
     try:
         pickle.dumps(dataset)
     except Exception as error:
-        raise LawBroken(f"the data set cannot be pickled for a worker process ({error}); open handles in load") from error
+        raise LawBroken(
+            f"the data set cannot be pickled for a worker process ({error}); open handles in load"
+        ) from error
     elements = _elements(dataset)
     here = [_digest(dataset.load(*element)) for element in elements]
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -122,7 +126,9 @@ def splits_are_disjoint(dataset: Dataset) -> Measurement:
 def _check_tensor(dataset: Dataset, index: int, medium: str, value: object) -> float:
     """Return the largest magnitude of a sample's tensor, after checking its form."""
     if not isinstance(value, Tensor) or value.dtype != torch.float32:
-        raise LawBroken(f"sample {index}: expected a float32 tensor, got {getattr(value, 'dtype', type(value).__name__)}")
+        raise LawBroken(
+            f"sample {index}: expected a float32 tensor, got {getattr(value, 'dtype', type(value).__name__)}"
+        )
     shape = tuple(value.shape)
     if medium == "image" and shape != (dataset.channels, *dataset.facts.size):
         raise LawBroken(f"sample {index}: expected the shape {(dataset.channels, *dataset.facts.size)}, got {shape}")
@@ -138,7 +144,9 @@ def _indices(dataset: Dataset, count: int) -> list[int]:
     if length <= count:
         return list(range(length))
     half = count // 2
-    return sorted({*range(half), *(half + (length - half - 1) * i // (count - half) for i in range(1, count - half + 1))})
+    return sorted(
+        {*range(half), *(half + (length - half - 1) * i // (count - half) for i in range(1, count - half + 1))}
+    )
 
 
 def _samples(dataset: Dataset, count: int) -> Iterator[tuple[int, Sample]]:

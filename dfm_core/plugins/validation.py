@@ -46,13 +46,13 @@ def describe_errors(error: ValidationError, model: type[BaseModel], path: str, o
 def _nearest(location: Sequence[str], known: Sequence[str], model: type[BaseModel], path: str) -> str:
     """Suggest keys: near ones beside it, else the same name somewhere else in the model."""
     *parents, last = [*path.split("."), *location] if path else location
-    near = suggest(last, known)
-    if near or path:
-        return near
-    elsewhere = [key for key in dotted_keys(model) if key.rpartition(".")[2] == last]
-    if not elsewhere and "options" in known:
+    elsewhere = [] if path else [key for key in dotted_keys(model) if key.rpartition(".")[2] == last]
+    near = "" if elsewhere else suggest(last, known)
+    if not near and not elsewhere and "options" in known:
         elsewhere = [".".join((*parents, "options", last))]
-    return f" Did you mean {', '.join(map(repr, elsewhere))}?" if elsewhere else f" Known: {', '.join(known)}."
+    if elsewhere:
+        return f" Did you mean {', '.join(map(repr, elsewhere))}?"
+    return near or f" Known: {', '.join(known) or 'none'}."
 
 
 def dotted_keys(model: type[BaseModel]) -> list[str]:
@@ -85,6 +85,8 @@ def _sentence(detail: Any) -> str:
         return "expected a value, got none"
     if detail["type"] == "value_error":
         return str(detail["ctx"]["error"])
+    if detail["type"] in ("dict_type", "model_type"):
+        return "expected keys and values"
     message = str(detail["msg"])
     return "expected " + message.removeprefix("Input should be ") if message.startswith("Input should be ") else message
 

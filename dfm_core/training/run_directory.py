@@ -23,6 +23,14 @@ class RunDirectory:
 
     path: Path
 
+    @staticmethod
+    def check_new(path: Path) -> None:
+        """Raise UsageError if something lies at `path`."""
+        if path.exists():
+            raise UsageError(
+                f"{path} exists; continue that run with `dfm train --resume {path}`, or choose another --output"
+            )
+
     @classmethod
     def create(cls, path: Path | None, name: str = "run", root: Path = Path("runs")) -> RunDirectory:
         """Make a new run folder: `path`, or `root`/<time>-<name> for None.
@@ -30,14 +38,11 @@ class RunDirectory:
         Raises UsageError if `path` exists, or if it cannot be made.
         """
         target = path or _unused(root / f"{time.strftime('%Y%m%d-%H%M%S')}-{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}")
+        cls.check_new(target)
         try:
             target.mkdir(parents=True)
             (target / "samples").mkdir()
             (target / FOLDER).mkdir()
-        except FileExistsError as error:
-            raise UsageError(
-                f"{target} exists; continue that run with `dfm train --resume {target}`, or choose another --output"
-            ) from error
         except OSError as error:
             raise UsageError(f"cannot create the run folder {target}: {error}; choose another --output") from error
         return cls(target)

@@ -66,6 +66,12 @@ class DiT(Backbone):
             for stage, patch, noisy in zip(self._stages(), self.patching.patches, noisy_stages, strict=True)
         )
 
+    def describe(self) -> dict[str, str]:
+        """The token grid at the training size, and each stage's patch."""
+        height, width = self.patching.grid
+        patches = ", ".join(map(str, self.patching.patches))
+        return {"tokens": f"{height}x{width} = {height * width}", "patches": patches}
+
     def initialize(self, generator: torch.Generator | None = None) -> None:
         """Draw all weights anew; needed after moving a network built on the meta device to a real one."""
         initialize_adaln_zero(self, generator)

@@ -17,7 +17,7 @@ class Dimensions(NamedTuple):
     heads: int
 
 
-# S…XL: Peebles and Xie 2023, table 1. Ti: the width and heads of DeiT-Ti.
+# S to XL: Peebles and Xie 2023, table 1. Ti: the width and heads of DeiT-Ti.
 SIZES: dict[str, Dimensions] = {
     "Ti": Dimensions(12, 192, 3),
     "S": Dimensions(12, 384, 6),
@@ -75,6 +75,6 @@ SPECS = [
         summary="Diffusion transformer over one token grid; own patches, timestep embedding and head for each stage.",
         factory="dfm_plugins.backbones.dit:DiT",
         options=DiTOptions,
-        reference="Peebles and Xie 2023 (DiT); paper section 4, figure 3",
+        reference="Peebles and Xie 2023 (DiT); paper section 3.4, figure 2c, appendix A.1",
     ),
 ]

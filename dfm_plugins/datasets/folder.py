@@ -121,8 +121,9 @@ def _classes(root: Path, names: list[str]) -> tuple[str, ...]:
     tops = {_top(name) for name in names}
     if "" in tops and len(tops) > 1:
         beside = next(name for name in names if not _top(name))
+        named = ", ".join(sorted(tops - {""})[:3])
         raise DataError(
-            f"{root} holds images both in sub-folders ({', '.join(sorted(tops - {''})[:3])}) and beside them ({beside}); "
+            f"{root} holds images both in sub-folders ({named}) and beside them ({beside}); "
             "expected one or the other: move them, or set dataset.options.labels=false to use all without labels"
         )
     return tuple(sorted(tops - {""}))

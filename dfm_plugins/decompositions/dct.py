@@ -22,12 +22,12 @@ from dfm_plugins.decompositions.specs import CosineOptions
 class Component(ResidualPyramid):
     """Keep the lowest cosine coefficients and transform back at the smaller size.
 
-    Whole image (`block: null`): any ratio, any number of spatial dimensions. Blocks of b: stage s keeps the lowest n×n of every b×b
-    block, so its preview has n/b of the full size, n = 1…b. In the coefficient domain stage s holds the coefficients
-    of its n×n square outside the previous stage's, low frequencies first, C channels for each, at 1/b of the full
-    size. They are those of the orthonormal DCT of *preview s*, which has unit gain: so the mean of the data stays the
-    mean of every preview, and the squared norm of the input is the sum over stages of (pixels of the input / pixels of
-    preview s) × the stage's squared norm.
+    Whole image (`block: null`): any ratio, any number of spatial dimensions. Blocks of b: stage s keeps the lowest
+    n×n of every b×b block, so its preview has n/b of the full size, n = 1…b. In the coefficient domain stage s holds
+    the coefficients of its n×n square outside the previous stage's, low frequencies first, C channels for each, at 1/b
+    of the full size. They are those of the orthonormal DCT of *preview s*, which has unit gain: so the mean of the data
+    stays the mean of every preview, and the squared norm of the input is the sum over stages of (pixels of the input /
+    pixels of preview s) × the stage's squared norm.
     """
 
     def __init__(self, options: CosineOptions, facts: DecompositionFacts) -> None:
@@ -42,7 +42,9 @@ class Component(ResidualPyramid):
     def scaled_sizes(self, spatial: Sequence[int]) -> tuple[Size, ...]:
         """Return the stage sizes for an input of size `spatial`. Raises StageShapeError if blocks do not fill it."""
         if self.block is not None and any(length % self.block for length in spatial):
-            raise StageShapeError(f"dct of blocks of {self.block}: input of size {format_size(spatial)} is not divisible by it")
+            raise StageShapeError(
+                f"dct of blocks of {self.block}: input of size {format_size(tuple(spatial))} is not divisible by it"
+            )
         return super().scaled_sizes(spatial)
 
     def down(self, x: Tensor, size: Size) -> Tensor:
@@ -96,7 +98,7 @@ class Component(ResidualPyramid):
 
 
 def dct_matrix(length: int) -> Matrix:
-    """Orthonormal DCT-II (length, length), rows the frequencies: `scipy.fft.dct(x, norm="ortho")` is its product with x."""
+    """Orthonormal DCT-II (length, length), rows the frequencies: times x it is `scipy.fft.dct(x, norm="ortho")`."""
     frequency, position = np.ogrid[:length, :length]
     basis = np.cos(np.pi * frequency * (2 * position + 1) / (2 * length)) * np.sqrt(2 / length)
     basis[0] /= np.sqrt(2)
@@ -135,7 +137,7 @@ def _check_block_sizes(block: int, sizes: Sequence[Size]) -> None:
         possible = [tuple(length * n for length in nearest) for n in range(1, block + 1)]
         if all(size in possible for size in sizes):
             return
-    would_work = ", ".join(format_size([length * n for length in nearest]) for n in range(1, block + 1))
+    would_work = ", ".join(format_size(tuple(length * n for length in nearest)) for n in range(1, block + 1))
     raise StageSizeError(
         f"dct of blocks of {block}: stages must be n/{block} of the finest, n = 1…{block}, "
         f"got {', '.join(map(format_size, sizes))}; these would work: {would_work} (the last as the finest)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pywt
@@ -156,9 +157,9 @@ def _check_wavelet(wavelet: str, in_coefficients: bool) -> None:
 
 
 def _levels_between(sizes: Sequence[Size]) -> list[int]:
-    """Levels of each stage over the one before (0 for the first). Raises StageSizeError unless ratios are powers of two."""
+    """Levels of each stage over the one before, 0 for the first. StageSizeError unless ratios are powers of two."""
     levels = [0]
-    for coarse, fine in zip(sizes, sizes[1:], strict=False):
+    for coarse, fine in pairwise(sizes):
         ratio = fine[0] // coarse[0]
         doubled = ratio >= 2 and ratio & (ratio - 1) == 0
         if len(fine) != 2 or not doubled or any(c * ratio != f for c, f in zip(coarse, fine, strict=True)):
@@ -169,9 +170,9 @@ def _levels_between(sizes: Sequence[Size]) -> list[int]:
 
 def _which_would_work(sizes: Sequence[Size]) -> str:
     """Message: the nearest sizes in ratios of powers of two."""
-    steps = [max(1, round(math.log2(f[0] / c[0]))) for c, f in zip(sizes, sizes[1:], strict=False)]
+    steps = [max(1, round(math.log2(f[0] / c[0]))) for c, f in pairwise(sizes)]
     coarsest = [max(1, round(length / 2 ** sum(steps))) for length in sizes[-1]]
-    nearest = [[length << sum(steps[:stage]) for length in coarsest] for stage in range(len(sizes))]
+    nearest = [tuple(length << sum(steps[:stage]) for length in coarsest) for stage in range(len(sizes))]
     return (
         f"dwt: each stage must be 2, 4, 8 … times the one before, the same along height and width, "
         f"got {', '.join(map(format_size, sizes))}; the nearest that work: {', '.join(map(format_size, nearest))}"

@@ -35,7 +35,7 @@ def _resample_axis(x: Tensor, length: int, axis: int) -> Tensor:
     kept = min(before, length)
     spectrum = torch.fft.rfft(x, dim=axis).narrow(axis, 0, kept // 2 + 1)
     if kept % 2 == 0:
-        # The bin at half the sampling rate stands for ±f: folded into one on the way down, halved into two on the way up.
+        # The bin at half the sampling rate stands for ±f: on the way down two fold into it, on the way up it halves.
         low, nyquist = spectrum.split([kept // 2, 1], dim=axis)
         spectrum = torch.cat([low, nyquist * (2.0 if length < before else 0.5)], dim=axis)
     return torch.fft.irfft(spectrum, n=length, dim=axis) * (length / before)

@@ -29,7 +29,7 @@ class Component(ResidualPyramid):
         self.enlarging = options.up or ("bicubic" if options.filter == "bicubic" else "bilinear")
 
     def down(self, x: Tensor, size: Size) -> Tensor:
-        """Average, antialias or blur to `size`. Plain bilinear at 4x would see only the central 2x2 of each 4x4: never."""
+        """Average, antialias or blur to `size`; plain bilinear would see only the central 2x2 of each 4x4 at 4x."""
         if self.filter == "area":
             return F.interpolate(x, size, mode="area")
         if self.filter == "gaussian":

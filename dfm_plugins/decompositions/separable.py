@@ -1,4 +1,4 @@
-"""Linear maps along one axis at a time, as matrix products: on CPU as fast as convolutions or faster, up to 1024 pixels."""
+"""Linear maps along one axis at a time, as matrix products: on CPU as fast as convolutions up to 1024 pixels."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def apply_to_axes(x: Tensor, build: Callable[..., Matrix], arguments: Sequence[t
 
 
 def _for_length(length: int, build: Callable[..., Matrix], arguments: tuple[Hashable, ...]) -> Matrix:
-    """build(*arguments), repeated down the diagonal where a short axis makes one larger product faster than many blocks."""
+    """build(*arguments), repeated down the diagonal where one larger product is faster than many blocks."""
     matrix = build(*arguments)
     blocks = length // matrix.shape[1]
-    return np.kron(np.eye(blocks), matrix) if length <= LONGEST_DENSE else matrix
+    return np.kron(np.eye(blocks), matrix).astype(np.float64) if length <= LONGEST_DENSE else matrix
 
 
 @lru_cache(maxsize=64)

@@ -44,7 +44,8 @@ class CosineOptions(Options):
     """Options of `dct`."""
 
     block: Literal[4, 8] | None = Field(
-        None, description="Transform blocks of this size, as JPEG does; stages are then n/block of the finest. Default: whole image."
+        None,
+        description="Transform blocks of this size; stages are then n/block of the finest. Default: whole image.",
     )
     domain: Domain = Field(
         "spatial",
@@ -54,7 +55,9 @@ class CosineOptions(Options):
     @model_validator(mode="after")
     def _coefficients_need_blocks(self) -> CosineOptions:
         if self.domain == "coefficients" and self.block is None:
-            raise ValueError("domain=coefficients needs block=4 or block=8: the whole image's frequencies are no picture")
+            raise ValueError(
+                "domain=coefficients needs block=4 or block=8: the whole image's frequencies are no picture"
+            )
         return self
 
 
@@ -74,7 +77,7 @@ SPECS = [
         summary="Laplacian pyramid: each stage adds what the enlarged coarser one misses; any ratio.",
         factory="dfm_plugins.decompositions.laplacian:Component",
         options=LaplacianOptions,
-        reference="Decomposable Flow Matching, eq. 2; Burt and Adelson, The Laplacian Pyramid as a Compact Image Code, 1983",
+        reference="Decomposable Flow Matching, eq. 2; Burt and Adelson, The Laplacian Pyramid, 1983",
         linear=True,
         zero_mean_details=True,
     ),

@@ -1,0 +1,88 @@
+"""Every law over every built-in decomposition, its options, one to four stages, square and not, two precisions."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from dfm_core.conformance import laws_of
+from dfm_core.conformance.law import Law
+from dfm_core.interfaces.decomposition import Decomposition, DecompositionFacts
+from dfm_core.plugins import DecompositionSpec
+from dfm_core.stages import Size
+from dfm_plugins.decompositions.specs import SPECS
+
+LAWS = {law.name: law for law in laws_of("decomposition")}
+BY_NAME = {spec.name: spec for spec in SPECS}
+
+DYADIC = [((16, 16),), ((8, 12), (16, 24)), ((8, 8), (16, 16), (32, 32)), ((4, 6), (8, 12), (16, 24), (32, 48))]
+WIDE = [((8, 8), (32, 32)), ((4, 6), (8, 12), (32, 48))]
+ANY_RATIO = [((10, 15), (16, 24)), ((5, 8), (15, 16), (32, 48))]
+FOURTHS = [((16, 24),), ((8, 8), (32, 32)), ((8, 12), (24, 36), (32, 48)), ((8, 8), (16, 16), (24, 24), (32, 32))]
+EIGHTHS = [((8, 8), (32, 32)), ((4, 6), (12, 18), (20, 30), (32, 48))]
+
+SETTINGS: list[tuple[str, dict[str, object], list[tuple[Size, ...]]]] = [
+    ("identity", {}, [((16, 16),), ((16, 24),)]),
+    *(("laplacian", {"filter": name}, [*DYADIC, *WIDE, *ANY_RATIO]) for name in ("area", "bilinear", "bicubic")),
+    ("laplacian", {"filter": "gaussian"}, [DYADIC[3], *WIDE, *ANY_RATIO]),
+    ("laplacian", {"up": "nearest"}, [DYADIC[2], *ANY_RATIO]),
+    *(("dwt", {"wavelet": name}, [*DYADIC, *WIDE]) for name in ("haar", "db2")),
+    *(("dwt", {"wavelet": name}, WIDE) for name in ("sym4", "bior2.2", "coif3", "dmey")),
+    *(("dwt", {"wavelet": name, "domain": "coefficients"}, [*DYADIC, *WIDE]) for name in ("haar", "db2")),
+    *(("dwt", {"wavelet": name, "domain": "coefficients"}, WIDE) for name in ("sym4", "bior2.2", "rbio3.5", "db20")),
+    ("dct", {}, [*DYADIC, *WIDE, *ANY_RATIO]),
+    ("dct", {"block": 4}, FOURTHS),
+    ("dct", {"block": 4, "domain": "coefficients"}, FOURTHS),
+    ("dct", {"block": 8}, EIGHTHS),
+    ("dct", {"block": 8, "domain": "coefficients"}, EIGHTHS),
+    ("fourier", {}, [*DYADIC, *WIDE, *ANY_RATIO]),
+]
+
+
+def build(name: str, options: dict[str, object], sizes: tuple[Size, ...], channels: int = 3) -> Decomposition:
+    module, class_name = BY_NAME[name].factory.split(":")
+    factory: Callable[..., Decomposition] = getattr(importlib.import_module(module), class_name)
+    return factory(BY_NAME[name].options.model_validate(options), DecompositionFacts(sizes, channels))
+
+
+def image(size: Size, dtype: torch.dtype, channels: int = 3) -> Tensor:
+    """Noise in [-1, 1], two samples."""
+    noise = torch.rand(2, channels, *size, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    return (2 * noise - 1).to(dtype)
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: "-".join([s[0], *map(str, s[1].values())]))
+def test_decomposition_holds_law(law: Law, setting: tuple[str, dict[str, object], list[tuple[Size, ...]]]) -> None:
+    name, options, all_sizes = setting
+    spec = BY_NAME[name]
+    if law.requires and not spec.holds(law.requires, spec.options.model_validate(options)):
+        pytest.skip(f"{name} does not declare {law.requires} with these options")
+    for index, sizes in enumerate(all_sizes):
+        for dtype in (torch.float32, torch.float64):
+            channels = 1 + index % 4
+            law.check(build(name, options, sizes, channels), image(sizes[-1], dtype, channels))
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+def test_every_built_in_is_tested_with_one_to_four_stages(spec: DecompositionSpec) -> None:
+    tested = {len(sizes) for name, _, all_sizes in SETTINGS if name == spec.name for sizes in all_sizes}
+    assert tested == ({1} if spec.name == "identity" else {1, 2, 3, 4})
+
+
+def test_previews_of_a_picture_come_nearer_to_it_stage_by_stage() -> None:
+    position = torch.linspace(-1, 1, 32, dtype=torch.float64)
+    disc = ((position[:, None] ** 2 + (position[None] - 0.2) ** 2) < 0.3).to(torch.float64).expand(1, 3, 32, 32)
+    for name, options, all_sizes in SETTINGS:
+        for sizes in (sizes for sizes in all_sizes if sizes[-1] == (32, 32) and len(sizes) > 2):
+            decomposition = build(name, options, sizes)
+            stages = decomposition.decompose(disc)
+            previews = [decomposition.recompose(stages[: index + 1]) for index in range(len(stages))]
+            errors = [(torch.nn.functional.interpolate(p, (32, 32), mode="bilinear") - disc).norm() for p in previews]
+            assert all(coarse > fine for coarse, fine in pairwise(errors)), (name, options, errors)
+            assert errors[-1] < 1e-8
