@@ -47,7 +47,9 @@ class Stepper:
     def __call__(self) -> None:
         self.count += 1
         batch = len(self.images)
-        report = self.objective({"image": self.images, "label": self.labels}, BatchRandomness(0, self.count, 0, batch, batch))
+        report = self.objective(
+            {"image": self.images, "label": self.labels}, BatchRandomness(0, self.count, 0, batch, batch)
+        )
         report.loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

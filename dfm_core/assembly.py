@@ -91,7 +91,9 @@ class Composition:
         if guidance is None:
             guidance = Guidance(sampling.cfg, sampling.cfg_interval)
         if labels is None and guidance.weight != 1:
-            raise CompositionError("guidance (cfg other than 1) needs labels, and this model was trained without any; use cfg 1")
+            raise CompositionError(
+                "guidance (cfg other than 1) needs labels, and this model was trained without any; use cfg 1"
+            )
         return generate(
             self.model,
             self.space,
@@ -130,9 +132,7 @@ class Assembler:
 
     def _provider(self, kind: str) -> dict[str, str]:
         if kind in self.objects:
-            given = self.objects[kind]
-            described = given if isinstance(given, type) else type(given)
-            return {"object": f"{described.__module__}.{described.__qualname__}"}
+            return {"object": object_name(self.objects[kind])}
         info = self.registry.get(kind, self.config.component(kind).name).plugin
         return {
             "name": self.config.component(kind).name,
@@ -156,7 +156,11 @@ class Assembler:
                 if now["version"] != before["version"]:
                     logger.warning(
                         "%s %s: the model was made with %s %s, installed is %s",
-                        KINDS[kind].title, before["name"], before["distribution"], before["version"], now["version"],
+                        KINDS[kind].title,
+                        before["name"],
+                        before["distribution"],
+                        before["version"],
+                        now["version"],
                     )
 
     def dataset(self, split: Split = "train") -> Dataset:
@@ -173,7 +177,13 @@ class Assembler:
         sizes = latent_sizes(self.config.stages, autoencoder.downsample_factor)
         return cast(Decomposition, self.make("decomposition", DecompositionFacts(sizes, autoencoder.channels)))
 
-    def compose(self, data: DataDescription, statistics: StageStatistics | None, device: torch.device, images: Iterable[torch.Tensor] = ()) -> Composition:
+    def compose(
+        self,
+        data: DataDescription,
+        statistics: StageStatistics | None,
+        device: torch.device,
+        images: Iterable[torch.Tensor] = (),
+    ) -> Composition:
         """Make everything but the data set. statistics: known ones, or None to estimate them from batches of images."""
         autoencoder = self.autoencoder(data.channels, device)
         decomposition = self.decomposition(autoencoder)
@@ -197,6 +207,12 @@ class Assembler:
             return cast(Backbone, self.make("backbone", BackboneFacts(layout, len(data.classes))))
 
 
+def object_name(given: object) -> str:
+    """Address of a given object's class, or of the given class or function itself."""
+    named = given if hasattr(given, "__qualname__") else type(given)
+    return f"{named.__module__}.{getattr(named, '__qualname__', '')}"
+
+
 def latent_sizes(stages: Sequence[Size], factor: int) -> tuple[Size, ...]:
     """Divide stage sizes in pixels by the autoencoder's factor. Raises StageSizeError if one does not divide."""
     wrong = [format_size(size) for size in stages if any(length % factor for length in size)]
@@ -218,7 +234,9 @@ def unseen_stage_sets(grid: ScheduleGrid, sampler: TimestepSampler) -> list[tupl
     return sorted(visited - seen, reverse=True)
 
 
-def check_schedule(assembler: Assembler, grid: ScheduleGrid, sampler: TimestepSampler, sigmas: tuple[float, ...]) -> None:
+def check_schedule(
+    assembler: Assembler, grid: ScheduleGrid, sampler: TimestepSampler, sigmas: tuple[float, ...]
+) -> None:
     """Raise CompositionError if generation would visit what training never saw; the message names schedules that fit."""
     unseen = unseen_stage_sets(grid, sampler)
     if not unseen:
@@ -249,7 +267,9 @@ def resolve_device(device: str) -> torch.device:
         raise DeviceError(f"device: expected auto, cpu, cuda, cuda:N or mps, got {device!r}") from error
     there = [name for name, found in available.items() if found]
     if not available.get(wanted.type, False):
-        raise DeviceError(f"device {device!r} is not on this machine; it has {', '.join(there)} (--device auto picks one)")
+        raise DeviceError(
+            f"device {device!r} is not on this machine; it has {', '.join(there)} (--device auto picks one)"
+        )
     if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
         raise DeviceError(f"device {device!r} is not on this machine; it has {torch.cuda.device_count()} CUDA devices")
     return wanted

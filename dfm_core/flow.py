@@ -30,7 +30,10 @@ def velocity_target(noise: Tensor, data: Tensor) -> Tensor:
 def stage_errors(velocities: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
     """Mean squared error of each sample and stage, (B, S) float32, unmasked; mean over the elements of a stage."""
     return torch.stack(
-        [(v.float() - target.float()).square().flatten(1).mean(1) for v, target in zip(velocities, targets, strict=True)],
+        [
+            (v.float() - target.float()).square().flatten(1).mean(1)
+            for v, target in zip(velocities, targets, strict=True)
+        ],
         dim=1,
     )
 

@@ -77,5 +77,8 @@ class Gallery:
         shrink = min(1.0, ANIMATION_WIDTH / (self.columns * size[1]))
         cell = [max(1, round(length * shrink)) for length in size]
         # Nearest neighbour, so that a coarse preview looks as coarse as it is.
-        frames = [make_grid(F.interpolate(torch.cat(batches), cell, mode="nearest"), self.columns) for batches in self._frames.values()]
+        frames = [
+            make_grid(F.interpolate(torch.cat(batches), cell, mode="nearest"), self.columns)
+            for batches in self._frames.values()
+        ]
         save_gif(path, frames, [80] * (len(frames) - 1) + [LAST_FRAME_MS])

@@ -69,7 +69,9 @@ def guided_velocity(model: VelocityModel, labels: Tensor | None, null_label: int
     def plain(stages: Stages, t: Tensor, visible: Tensor, labels: Tensor | None) -> Stages:
         batch, device = len(stages[0]), stages[0].device
         expand = (batch, len(t))
-        return model(stages, t.float().to(device).expand(expand), visible.to(device).expand(expand), Conditioning(labels))
+        return model(
+            stages, t.float().to(device).expand(expand), visible.to(device).expand(expand), Conditioning(labels)
+        )
 
     def velocity(stages: Stages, t: Tensor, visible: Tensor) -> Stages:
         guided = guidance.applies(t) & visible

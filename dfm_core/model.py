@@ -15,7 +15,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dfm_core.assembly import Assembler, Composition, Objects, check_schedule, data_from_snapshot, resolve_device, snapshot
+from dfm_core.assembly import (
+    Assembler,
+    Composition,
+    Objects,
+    check_schedule,
+    data_from_snapshot,
+    resolve_device,
+    snapshot,
+)
 from dfm_core.config.run_config import RunConfig
 from dfm_core.errors import CheckpointError, UsageError, suggest
 from dfm_core.generation import GenerationStep, Guidance, generate_images
@@ -79,10 +87,14 @@ class Model:
         try:
             number = int(label)
         except ValueError:
-            raise UsageError(f"label {label!r}: expected a class name or number.{suggest(str(label), self.classes)}") from None
+            raise UsageError(
+                f"label {label!r}: expected a class name or number.{suggest(str(label), self.classes)}"
+            ) from None
         if not 0 <= number < len(self.classes):
             last = len(self.classes) - 1
-            raise UsageError(f"label {number}: expected 0 to {last} ({', '.join(self.classes[:10])}{' …' if last > 9 else ''})")
+            raise UsageError(
+                f"label {number}: expected 0 to {last} ({', '.join(self.classes[:10])}{' …' if last > 9 else ''})"
+            )
         return number
 
     def stream(
@@ -131,7 +143,10 @@ class Model:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
-            weights = {name: w.detach().cpu().contiguous().clone() for name, w in self.composition.model.backbone.state_dict().items()}
+            weights = {
+                name: w.detach().cpu().contiguous().clone()
+                for name, w in self.composition.model.backbone.state_dict().items()
+            }
             save_file(weights, partial / WEIGHTS_FILE)
             description = snapshot(self.composition, self.assembler.providers())
             (partial / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2))
@@ -141,7 +156,9 @@ class Model:
         return target
 
 
-def load(path: str | Path, *, device: str = "auto", objects: Objects | None = None, registry: Registry | None = None) -> Model:
+def load(
+    path: str | Path, *, device: str = "auto", objects: Objects | None = None, registry: Registry | None = None
+) -> Model:
     """Load a model from a run's folder (EMA weights of its newest complete checkpoint) or from an exported folder.
 
     objects: for models that were built from objects instead of names, the same objects again. Raises CheckpointError
@@ -156,7 +173,9 @@ def load(path: str | Path, *, device: str = "auto", objects: Objects | None = No
     try:
         composition.model.backbone.load_state_dict(weights)
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: the weights do not fit the network that its config describes: {error}") from error
+        raise CheckpointError(
+            f"{path}: the weights do not fit the network that its config describes: {error}"
+        ) from error
     composition.model.eval()
     return Model(composition, assembler)
 

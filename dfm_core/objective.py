@@ -52,7 +52,9 @@ class FlowObjective:
         noisy = tuple(interpolate(n, x, draw.t[:, s]) for s, (n, x) in enumerate(zip(noise, data, strict=True)))
         velocities = self.model(noisy, draw.t, draw.visible, self._conditioning(batch.get("label"), randomness))
         errors = stage_errors(velocities, [velocity_target(n, x) for n, x in zip(noise, data, strict=True)])
-        return LossReport(masked_velocity_loss(errors, draw.trained), trained_means(errors, draw.trained), self.part_names)
+        return LossReport(
+            masked_velocity_loss(errors, draw.trained), trained_means(errors, draw.trained), self.part_names
+        )
 
     def _conditioning(self, label: Tensor | None, randomness: BatchRandomness) -> Conditioning:
         if label is None:

@@ -45,10 +45,14 @@ def plot_schedule(grid: ScheduleGrid, thresholds: Sequence[float] = ()) -> Figur
         axes.plot(steps, grid.t[:, stage].numpy(), marker=".", markersize=4, label=f"stage {stage + 1}")
     for index, start in enumerate(phase_starts(grid)):
         axes.axvline(start, color="0.75", linewidth=0.8, zorder=0)
-        axes.annotate(f"phase {index + 1}", (start, 1.04), xytext=(3, 0), textcoords="offset points", color="0.4", fontsize=8)
+        axes.annotate(
+            f"phase {index + 1}", (start, 1.04), xytext=(3, 0), textcoords="offset points", color="0.4", fontsize=8
+        )
     for threshold in sorted(set(thresholds)):
         axes.axhline(threshold, color="0.75", linewidth=0.8, linestyle=":", zorder=0)
-        axes.annotate(f"τ = {threshold:g}", (0, threshold), xytext=(2, 2), textcoords="offset points", color="0.4", fontsize=8)
+        axes.annotate(
+            f"τ = {threshold:g}", (0, threshold), xytext=(2, 2), textcoords="offset points", color="0.4", fontsize=8
+        )
     axes.set(xlabel="step", ylabel="t (0 noise, 1 data)", xlim=(0, grid.num_steps), ylim=(-0.03, 1.12))
     axes.legend(loc="lower right")
     return figure
@@ -60,7 +64,9 @@ def phase_starts(grid: ScheduleGrid) -> list[int]:
     return [0, *(torch.nonzero(changed).flatten() + 1).tolist()]
 
 
-def plot_decomposition(layout: StageLayout, stages: Stages, previews: Sequence[Tensor], original: Tensor, title: str) -> Figure:
+def plot_decomposition(
+    layout: StageLayout, stages: Stages, previews: Sequence[Tensor], original: Tensor, title: str
+) -> Figure:
     """Draw a contact sheet: each stage's tensor, each cumulative preview, the original and what recomposition loses.
 
     stages, previews: of one image, with a batch dimension of 1. original: (1, C, H, W) in [-1, 1].

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +10,26 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dfm_core.assembly import Assembler, Composition, DataDescription, Objects, data_from_snapshot, resolve_device, snapshot
+from dfm_core.assembly import (
+    Assembler,
+    Composition,
+    DataDescription,
+    Objects,
+    data_from_snapshot,
+    object_name,
+    resolve_device,
+    snapshot,
+)
 from dfm_core.config.settings import ComponentChoice
 from dfm_core.errors import CheckpointError, DataError
 from dfm_core.generation import generate_images
 from dfm_core.images import make_grid, save_png
 from dfm_core.interfaces.dataset import Dataset
 from dfm_core.model import read_weights
+from dfm_core.plugins.registry import OBJECT_PREFIX
 from dfm_core.randomness import BatchRandomness, derive_seed
-from dfm_core.training.checkpoint import Checkpoint, load_newest
 from dfm_core.stages import format_size
+from dfm_core.training.checkpoint import Checkpoint, load_newest
 from dfm_core.training.data import BatchStream, load_batch
 from dfm_core.training.progress import QuietReporter, Reporter
 from dfm_core.training.run_directory import RunDirectory
@@ -31,7 +40,6 @@ if TYPE_CHECKING:
     from dfm_core.plugins.registry import Registry
 
 STATISTICS_BATCH = 16
-logger = logging.getLogger("dfm")
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,10 @@ def resume_run(
     composition = assembler.compose(data, statistics, resolve_device(config.device))
     dataset = assembler.dataset()
     if describe_data(dataset) != data:
-        raise CheckpointError(f"{path} was trained on classes {data.classes}, the data now has {dataset.classes}; point it to the same data")
+        raise CheckpointError(
+            f"{path} was trained on classes {data.classes}, the data now has {dataset.classes}; "
+            "point it to the same data"
+        )
     run.write_config(config.model_dump(mode="json"))
     return _train(run, assembler, composition, dataset, checkpoint, reporter, announce)
 
@@ -145,13 +156,17 @@ def statistics_batches(dataset: Dataset, num_images: int) -> Iterator[Tensor]:
 def initialise_from(composition: Composition, source: Path, reporter: Reporter | None = None) -> None:
     """Copy the averaged weights of another run or exported model wherever name and shape agree.
 
-    Raises CheckpointError if nothing agrees.
+    Raises CheckpointError if that covers less than half of the network.
     """
     _, weights = read_weights(source)
     own = composition.model.backbone.state_dict()
     fitting = {name: weight for name, weight in weights.items() if name in own and own[name].shape == weight.shape}
-    if not fitting:
-        raise CheckpointError(f"{source}: none of its {len(weights)} tensors fits this network; use the same backbone options")
+    taken, whole = (sum(tensor.numel() for tensor in tensors.values()) for tensors in (fitting, own))
+    if taken < whole / 2:
+        raise CheckpointError(
+            f"{source}: of this network's {whole} numbers only {taken} have a counterpart there of the same name and "
+            "shape, expected at least half; use the same backbone and options"
+        )
     composition.model.backbone.load_state_dict(fitting, strict=False)
     if reporter is not None:
         reporter.say(f"began with {len(fitting)} of {len(own)} tensors from {source}")
@@ -183,14 +198,15 @@ def validation(composition: Composition, assembler: Assembler) -> Callable[[], d
 
     @torch.no_grad()
     def validate() -> dict[str, float]:
-        parts, loss = 0, 0.0
+        reports, sizes = [], []
         for step, first in enumerate(range(0, count, size)):
             indices = range(first, min(first + size, count))
-            batch = {name: value.to(composition.device) for name, value in load_batch(dataset, indices, epoch=0).items()}
-            report = objective(batch, BatchRandomness(seed, step, 0, len(indices), len(indices)))
-            parts, loss = parts + report.parts, loss + float(report.loss) * len(indices)
-        averages = (parts[0] / parts[1].clamp_min(1)).tolist()
-        return {"loss": loss / count, **dict(zip(objective.part_names, averages, strict=True))}
+            batch = {name: value.to(composition.device) for name, value in load_batch(dataset, indices).items()}
+            reports.append(objective(batch, BatchRandomness(seed, step, 0, len(indices), len(indices))))
+            sizes.append(len(indices))
+        sums, counts = torch.stack([report.parts for report in reports]).sum(0).cpu()
+        loss = sum(float(report.loss) * size for report, size in zip(reports, sizes, strict=True)) / count
+        return {"loss": loss, **dict(zip(objective.part_names, (sums / counts.clamp_min(1)).tolist(), strict=True))}
 
     return validate
 
@@ -204,6 +220,7 @@ def default_name(config: RunConfig) -> str:
 def with_objects(config: RunConfig, objects: Objects) -> RunConfig:
     """Record in a config which components were given as objects, so that nobody takes the default's name for them."""
     choices = {
-        kind: ComponentChoice(name=f"object:{type(given).__module__}.{type(given).__qualname__}") for kind, given in objects.items()
+        kind: ComponentChoice(name=f"{OBJECT_PREFIX}{object_name(given)}", options={})
+        for kind, given in objects.items()
     }
     return config.model_copy(update=choices)

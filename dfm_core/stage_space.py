@@ -63,7 +63,9 @@ class StageSpace:
         return self.autoencoder.decode(self.decomposition.recompose(unscaled))
 
 
-def estimate_statistics(autoencoder: Autoencoder, decomposition: Decomposition, batches: Iterable[Tensor]) -> StageStatistics:
+def estimate_statistics(
+    autoencoder: Autoencoder, decomposition: Decomposition, batches: Iterable[Tensor]
+) -> StageStatistics:
     """Measure the stages of batches of images (B, C, H, W). Sums in float64, on the CPU."""
     space = StageSpace(autoencoder, decomposition, (1.0,) * decomposition.num_stages)
     sums = torch.zeros(3, decomposition.num_stages, dtype=torch.float64)  # count, sum, sum of squares
@@ -72,7 +74,9 @@ def estimate_statistics(autoencoder: Autoencoder, decomposition: Decomposition, 
         num_images += len(images)
         for index, stage in enumerate(space.to_stages(images)):
             values = stage.double()
-            sums[:, index] += torch.stack([values.new_tensor(values.numel()), values.sum(), values.square().sum()]).cpu()
+            sums[:, index] += torch.stack(
+                [values.new_tensor(values.numel()), values.sum(), values.square().sum()]
+            ).cpu()
     mean, square = sums[1] / sums[0], sums[2] / sums[0]
     std = (square - mean.square()).clamp_min(0).sqrt()
     return StageStatistics(tuple(square.sqrt().tolist()), tuple(std.tolist()), num_images)

@@ -66,4 +66,3 @@ class StageLayout:
                     f"stage {index + 1}: expected (B, {', '.join(map(str, want.shape))}) from the layout, "
                     f"got {tuple(stage.shape)}"
                 )
-

@@ -60,7 +60,9 @@ class Network(nn.Module):
         super().__init__()
         self.enter = nn.ModuleList([nn.Conv2d(3, width, 1), nn.Conv2d(3, width, 2, stride=2)])
         self.place = nn.Parameter(0.02 * torch.randn(1, width, 8, 8))
-        self.time = nn.ModuleList([nn.Sequential(nn.Linear(16, width), nn.SiLU(), nn.Linear(width, width)) for _ in SIZES])
+        self.time = nn.ModuleList(
+            [nn.Sequential(nn.Linear(16, width), nn.SiLU(), nn.Linear(width, width)) for _ in SIZES]
+        )
         self.blocks = nn.ModuleList([nn.Conv2d(width, width, 3, padding=1) for _ in range(6)])
         self.leave = nn.ModuleList([nn.Conv2d(width, 3, 1), nn.ConvTranspose2d(width, 3, 2, stride=2)])
 

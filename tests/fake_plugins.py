@@ -36,7 +36,7 @@ class FakeSite:
         """Write a module."""
         (self.folder / f"{name}.py").write_text(preamble + dedent(source))
         # setitem, then delitem: at the end of the test, the module is out of sys.modules again.
-        self.monkeypatch.setitem(sys.modules, name, None)  # type: ignore[arg-type]
+        self.monkeypatch.setitem(sys.modules, name, None)
         self.monkeypatch.delitem(sys.modules, name)
         importlib.invalidate_caches()
 

@@ -20,7 +20,6 @@ from dfm_core.cli.sample import sample
 from dfm_core.cli.schedule import schedule
 from dfm_core.cli.train import train
 from dfm_core.errors import DFMError
-from dfm_core.plugins.discovery import installed_version
 
 INTERRUPTED = 130
 
@@ -39,6 +38,8 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from dfm_core.plugins.discovery import installed_version
+
         print(f"dfm {installed_version()}")
         raise typer.Exit
 

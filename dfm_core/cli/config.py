@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from dfm_core.cli.command import Json, command
 from dfm_core.cli.flags import ConfigFlags, resolve_flags
 from dfm_core.cli.output import print_json, print_table
-from dfm_core.config.resolve import ResolvedConfig, flatten
-from dfm_core.config.sizes import write_stages
+
+if TYPE_CHECKING:
+    from dfm_core.config.resolve import ResolvedConfig
 
 app = typer.Typer(help="Look at configurations.", no_args_is_help=True)
 
@@ -31,5 +34,8 @@ def show(flags: ConfigFlags, json: Json = False) -> None:
 
 def config_rows(resolved: ResolvedConfig) -> list[tuple[str, object, str]]:
     """One row a value: dotted key, value, origin."""
+    from dfm_core.config.resolve import flatten
+    from dfm_core.config.sizes import write_stages
+
     values = flatten(resolved.config.model_dump(mode="json")) | {"stages": write_stages(resolved.config.stages)}
     return [(key, value, resolved.origins[key]) for key, value in values.items()]

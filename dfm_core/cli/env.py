@@ -11,8 +11,6 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from dfm_core.cli.command import Json, command
 from dfm_core.cli.hardware import devices
 from dfm_core.cli.output import print_json, print_table
-from dfm_core.plugins.discovery import DISTRIBUTION, installed_version
-from dfm_core.plugins.registry import default_registry
 
 VARIABLES = ("OMP_NUM_THREADS", "GOMP_SPINCOUNT", "CUDA_VISIBLE_DEVICES", "DFM_DISABLE_PLUGINS")
 
@@ -30,6 +28,9 @@ def env(json: Json = False) -> None:
 def environment() -> dict[str, object]:
     """Versions, devices, threads, variables and plugins of this process."""
     import torch
+
+    from dfm_core.plugins.discovery import installed_version
+    from dfm_core.plugins.registry import default_registry
 
     variables = {name: os.environ[name] for name in VARIABLES if name in os.environ}
     plugins = {
@@ -61,6 +62,8 @@ def package_versions() -> dict[str, object]:
 
 
 def _requirements() -> list[str]:
+    from dfm_core.plugins.discovery import DISTRIBUTION
+
     try:
         lines = requires(DISTRIBUTION) or []
     except PackageNotFoundError:

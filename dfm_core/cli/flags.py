@@ -6,12 +6,14 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dfm_core.cli.hardware import uses_accelerator
-from dfm_core.config.resolve import ConfigRequest, Flag, ResolvedConfig, resolve_config
+
+if TYPE_CHECKING:
+    from dfm_core.config.resolve import ConfigRequest, ResolvedConfig
 
 PANEL = "Configuration"
 
@@ -64,6 +66,8 @@ KEYS = {
 
 def config_request(flags: ConfigFlags, base: Path | None = None) -> ConfigRequest:
     """Turn flags into a request. base: config.yaml of a run that goes on."""
+    from dfm_core.config.resolve import ConfigRequest, Flag
+
     given = {name: getattr(flags, name) for name in KEYS}
     if flags.data is not None:
         # A run may go on from another working directory.
@@ -82,6 +86,8 @@ def config_request(flags: ConfigFlags, base: Path | None = None) -> ConfigReques
 
 def resolve_flags(flags: ConfigFlags, base: Path | None = None) -> ResolvedConfig:
     """Turn flags into a configuration; with a GPU, its defaults are laid in. Errors as `resolve_config`."""
+    from dfm_core.config.resolve import resolve_config
+
     request = config_request(flags, base)
     resolved = resolve_config(request)
     if base is None and uses_accelerator(resolved.config.device):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dfm_core.cli.command import Json, command
 from dfm_core.cli.output import info, print_json, print_table
 from dfm_core.errors import PluginError, UnknownComponentError, suggest
-from dfm_core.plugins.describe import describe_component
-from dfm_core.plugins.discovery import BUILTIN, PluginRecord, PluginState
-from dfm_core.plugins.registry import Registry, default_registry
+
+if TYPE_CHECKING:
+    from dfm_core.plugins.discovery import PluginRecord
+    from dfm_core.plugins.registry import Registry
 
 app = typer.Typer(help="Look at plugins and components.", no_args_is_help=True)
 
@@ -29,6 +30,9 @@ def list_plugins(json: Json = False) -> None:
 
     Those of other plugins are not imported: `dfm plugins show NAME` loads one and lists what it has.
     """
+    from dfm_core.plugins.discovery import BUILTIN, PluginState
+    from dfm_core.plugins.registry import default_registry
+
     registry = default_registry()
     registry.load(BUILTIN)
     records = [plugin_data(record) for record in registry.plugins()]
@@ -52,6 +56,8 @@ def show(
 
     Of a component: summary, reference, capabilities, options. Of a plugin: state, components, what broke it.
     """
+    from dfm_core.plugins.registry import default_registry
+
     registry = default_registry()
     plugin = plugin_named(registry, name)
     components = components_named(registry, name, or_none=plugin is not None)
@@ -73,6 +79,8 @@ def plugin_named(registry: Registry, name: str) -> dict[str, Any] | None:
 
 def components_named(registry: Registry, name: str, or_none: bool) -> list[dict[str, Any]]:
     """The components of this name, of any kind. Raises UnknownComponentError for none, unless `or_none`."""
+    from dfm_core.plugins.describe import describe_component
+
     try:
         found = [describe_component(resolved) for resolved in registry.find(name)]
         if not found and not or_none:

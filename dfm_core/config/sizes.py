@@ -28,12 +28,12 @@ def parse_stages(value: object) -> tuple[Size, ...]:
     return stages
 
 
-def write_size(size: Size) -> str:
+def write_size(size: Sequence[int]) -> str:
     """Write a size as users type it: (64, 64) -> "64", (64, 96) -> "64x96"."""
     return str(size[0]) if len(size) == 2 and size[0] == size[1] else "x".join(map(str, size))
 
 
-def write_stages(stages: Sequence[Size]) -> str:
+def write_stages(stages: Sequence[Sequence[int]]) -> str:
     """Write stage sizes as users type them: "32,64"."""
     return ",".join(map(write_size, stages))
 

@@ -138,7 +138,10 @@ def accepts_arbitrary_stages(decomposition: Decomposition, x: Tensor) -> Measure
     stages = noise_stages(decomposition, x)
     for count in range(1, len(stages) + 1):
         if not decomposition.recompose(stages[:count]).isfinite().all():
-            raise LawBroken(f"recomposing {count} stages of Gaussian noise gives values that are not finite")
+            raise LawBroken(
+                f"{count} stages of Gaussian noise recompose to values that are not finite, expected finite ones: "
+                "generated stages are no decomposition of an image"
+            )
     return Measurement()
 
 
@@ -190,7 +193,7 @@ def gradients_flow(decomposition: Decomposition, x: Tensor) -> Measurement:
     leaf = x.detach().clone().requires_grad_()
     for index, stage in enumerate(decomposition.decompose(leaf)):
         check_gradient(stage, leaf, f"from stage {index + 1} to the input of decompose")
-    leaves = [stage.requires_grad_() for stage in noise_stages(decomposition, x)]
+    leaves = [stage.detach().clone().requires_grad_() for stage in decomposition.decompose(x)]
     for index, stage in enumerate(leaves):
         check_gradient(decomposition.recompose(leaves), stage, f"from the result of recompose to stage {index + 1}")
     return Measurement()

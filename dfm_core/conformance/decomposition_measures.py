@@ -55,7 +55,10 @@ def noise_stages(decomposition: Decomposition, x: Tensor) -> Stages:
 
 def check_gradient(result: Tensor, leaf: Tensor, way: str) -> None:
     """Raise LawBroken unless the result has a finite, non-zero gradient at `leaf`."""
-    gradient = torch.autograd.grad(result.square().sum(), leaf, allow_unused=True)[0] if result.requires_grad else None
+    gradient = None
+    if result.requires_grad:
+        # The graph is kept: the stages of one decomposition share its beginning.
+        (gradient,) = torch.autograd.grad(result.square().sum(), leaf, retain_graph=True, allow_unused=True)
     if gradient is None or not gradient.isfinite().all() or not gradient.any():
         raise LawBroken(f"no finite, non-zero gradient {way}; use differentiable operations, and do not detach")
 

@@ -118,7 +118,8 @@ def expansion_matrix(wavelet: str, length: int, levels: int) -> Matrix:
     matrix = np.eye(length)
     for level in range(levels):
         matrix = matrix @ synthesis_matrix(wavelet, length >> level)[:, ::2] * np.sqrt(2)
-    return np.ascontiguousarray(matrix)
+    # Unit gain: of all wavelets only dmey's truncated filters miss it (by 1e-3).
+    return matrix / matrix.sum(axis=1, keepdims=True)
 
 
 def _filter_rows(low: Sequence[float], high: Sequence[float], length: int) -> Matrix:

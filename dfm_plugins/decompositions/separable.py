@@ -19,7 +19,7 @@ LONGEST_DENSE = 128
 
 def apply_along(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
     """Multiply every block of n elements along `axis` by matrix (m, n), n dividing its length: m elements a block."""
-    if axis in (-2, x.ndim - 2) and matrix.shape[1] == x.shape[-2]:
+    if axis == x.ndim - 2 and matrix.shape[1] == x.shape[-2]:
         return matrix @ x
     moved = x.movedim(axis, -1)
     blocks = moved.unflatten(-1, (-1, matrix.shape[1]))

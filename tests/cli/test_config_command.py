@@ -97,7 +97,10 @@ def test_layers_in_their_order(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["--set", "training.max_step=3"], "training.max_step: unknown key. Did you mean 'max_steps'"),
         (["--set", "decomposition.options.filtre=area"], "options.filtre: unknown key. Did you mean 'filter'"),
         (["--set", "decomposition.options.filter=box"], "decomposition.options.filter: expected 'area', "),
-        (["--max-steps", "0"], "training.max_steps: expected greater than or equal to 1, got 0 (from --max-steps flag)"),
+        (
+            ["--max-steps", "0"],
+            "training.max_steps: expected greater than or equal to 1, got 0 (from --max-steps flag)",
+        ),
         (["--preset", "quikstart"], "unknown preset 'quikstart'. Did you mean 'quickstart'"),
         (["--config", "none.yaml"], "file none.yaml: cannot be read"),
     ],
@@ -121,7 +124,9 @@ def test_the_presets_that_ship_are_valid(preset: str | None, accelerator: bool, 
 def test_the_default_of_a_gpu_is_a_larger_network() -> None:
     request = config_request(ConfigFlags())
     sizes = [
-        resolve_config(dataclasses.replace(request, accelerator=accelerator)).config.component("backbone").options["size"]
+        resolve_config(dataclasses.replace(request, accelerator=accelerator))
+        .config.component("backbone")
+        .options["size"]
         for accelerator in (False, True)
     ]
     assert sizes == ["Ti", "S"]

@@ -22,7 +22,7 @@ def _fresh_registry(monkeypatch: pytest.MonkeyPatch) -> Any:
     default_registry.cache_clear()
 
 
-@pytest.fixture()
+@pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSite:
     return FakeSite(tmp_path, monkeypatch)
 
@@ -129,7 +129,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert out(capsys, "--version") == "dfm 0.1.0\n"
 
 
-@pytest.mark.parametrize("arguments", [["nothing"], ["--nothing"], ["plugins", "show"], ["config", "show", "--seed", "x"]])
+@pytest.mark.parametrize(
+    "arguments", [["nothing"], ["--nothing"], ["plugins", "show"], ["config", "show", "--seed", "x"]]
+)
 def test_usage_errors_exit_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     assert capsys.readouterr().err

@@ -33,7 +33,7 @@ class PathOptions(Options):
     path: str = Field("here", description="Path.")
 
 
-SPECS = {
+SPECS: dict[str, dict[str, type[Options]]] = {
     "dataset": {"dots": Options, "files": PathOptions},
     "autoencoder": {"none": Options},
     "decomposition": {"blur": BlurOptions, "band": BandOptions},
@@ -58,7 +58,7 @@ training:
 }
 
 
-@pytest.fixture()
+@pytest.fixture
 def registry(tmp_path: Path) -> Registry:
     for name, text in PRESETS.items():
         (tmp_path / f"{name}.yaml").write_text(text)
@@ -170,7 +170,7 @@ def test_each_layer_covers_the_ones_below(registry: Registry, tmp_path: Path) ->
     training = result.config.training
     assert (training.learning_rate, training.max_steps, training.batch_size, training.warmup_steps) == (1e-2, 4, 7, 8)
     assert {key: result.origins[key] for key in result.origins if result.origins[key] not in ("default",)} == {
-        **{key: "defaults preset" for key in ("stages", *(f"{kind}.name" for kind in KINDS))},
+        **dict.fromkeys(("stages", *(f"{kind}.name" for kind in KINDS)), "defaults preset"),
         "decomposition.options.width": "preset thin",
         "decomposition.options.shape": "default of the component's option",
         "backbone.options.bands": "default of the component's option",
@@ -251,10 +251,16 @@ def test_a_path_to_data_chooses_the_data_set(registry: Registry) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("training.max_step=5", "training.max_step: unknown key. Did you mean 'max_steps', 'warmup_steps'? (from --set)"),
+        (
+            "training.max_step=5",
+            "training.max_step: unknown key. Did you mean 'max_steps', 'warmup_steps'? (from --set)",
+        ),
         ("max_steps=5", "max_steps: unknown key. Did you mean 'training.max_steps'? (from --set)"),
         ("decomposition.width=5", "unknown key. Did you mean 'decomposition.options.width'? (from --set)"),
-        ("decomposition.options.widht=5", "decomposition.options.widht: unknown key. Did you mean 'width'? (from --set)"),
+        (
+            "decomposition.options.widht=5",
+            "decomposition.options.widht: unknown key. Did you mean 'width'? (from --set)",
+        ),
         ("traning.max_steps=5", "traning: unknown key. Did you mean 'training', 'sampling'? (from --set)"),
         ("training.max_steps=many", "training.max_steps: expected a valid integer, unable to parse"),
         ("training.max_steps=0", "training.max_steps: expected greater than or equal to 1, got 0 (from --set)"),
@@ -280,14 +286,17 @@ def test_all_mistakes_are_told_at_once(registry: Registry) -> None:
 
 
 def test_unknown_components_tell_their_origin(registry: Registry) -> None:
-    with pytest.raises(UnknownComponentError, match=r"unknown decomposition 'blurr'. Did you mean 'blur'.*\(from --set\)"):
+    with pytest.raises(
+        UnknownComponentError, match=r"unknown decomposition 'blurr'. Did you mean 'blur'.*\(from --set\)"
+    ):
         resolved(registry, "decomposition=blurr")
     with pytest.raises(ConfigError, match="unknown preset 'thick'. Did you mean 'thin'"):
         resolved(registry, presets=("thick",))
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("- 1", "expected keys and values, got list"), ("a: [", "expected YAML"), ("\x00", "expected YAML")]
+    ("text", "message"),
+    [("- 1", "expected keys and values, got list"), ("a: [", "expected YAML"), ("\x00", "expected YAML")],
 )
 def test_unreadable_files(registry: Registry, tmp_path: Path, text: str, message: str) -> None:
     assert message in rejected(registry, files=(file_with(tmp_path, text),))
@@ -304,7 +313,13 @@ def test_a_heading_with_nothing_under_it_changes_nothing(registry: Registry, tmp
 
 
 def test_what_is_written_is_read_back(registry: Registry, tmp_path: Path) -> None:
-    settings = ("decomposition=band", "training.learning_rate=1e-4", "training.clip_norm=null", "name='1e5'", "stages=8x4,16x8")
+    settings = (
+        "decomposition=band",
+        "training.learning_rate=1e-4",
+        "training.clip_norm=null",
+        "name='1e5'",
+        "stages=8x4,16x8",
+    )
     config = resolved(registry, *settings).config
     path = file_with(tmp_path, to_yaml(config))
     assert read_config(path, registry).config == config

@@ -34,7 +34,9 @@ class TinyBackbone(Backbone):
         return tuple(layer(x) + shift[:, s] for s, (layer, x) in enumerate(zip(self.layers, noisy_stages, strict=True)))
 
 
-def make_objective(stages: tuple[int, ...], decomposition: str, sampler: str = "progressive", classes: int = 0, **options) -> FlowObjective:
+def make_objective(
+    stages: tuple[int, ...], decomposition: str, sampler: str = "progressive", classes: int = 0, **options
+) -> FlowObjective:
     from dfm_core.interfaces.autoencoder import AutoencoderFacts
     from dfm_core.interfaces.decomposition import DecompositionFacts
     from dfm_core.interfaces.stage_schedule import StageScheduleFacts
@@ -43,7 +45,9 @@ def make_objective(stages: tuple[int, ...], decomposition: str, sampler: str = "
     registry = default_registry()
     autoencoder = registry.create("autoencoder", "pixels", {}, AutoencoderFacts(3))
     split = registry.create("decomposition", decomposition, {}, DecompositionFacts(tuple((s, s) for s in stages), 3))
-    schedule = registry.create("stage_schedule", "progressive", {}, StageScheduleFacts(len(stages), (1.0,) * len(stages)))
+    schedule = registry.create(
+        "stage_schedule", "progressive", {}, StageScheduleFacts(len(stages), (1.0,) * len(stages))
+    )
     drawn = registry.create("timestep_sampler", sampler, options, TimestepSamplerFacts(len(stages), schedule.grid()))
     layout = split.layout((3, stages[-1], stages[-1]))
     torch.manual_seed(3)

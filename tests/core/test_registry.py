@@ -14,7 +14,7 @@ from dfm_core.plugins.kinds import KINDS
 from dfm_core.plugins.registry import Registry
 
 
-@pytest.fixture()
+@pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSite:
     return FakeSite(tmp_path, monkeypatch)
 

@@ -20,13 +20,26 @@ from dfm_plugins.decompositions.specs import SPECS
 LAWS = {law.name: law for law in laws_of("decomposition")}
 BY_NAME = {spec.name: spec for spec in SPECS}
 
-DYADIC = [((16, 16),), ((8, 12), (16, 24)), ((8, 8), (16, 16), (32, 32)), ((4, 6), (8, 12), (16, 24), (32, 48))]
-WIDE = [((8, 8), (32, 32)), ((4, 6), (8, 12), (32, 48))]
-ANY_RATIO = [((10, 15), (16, 24)), ((5, 8), (15, 16), (32, 48))]
-FOURTHS = [((16, 24),), ((8, 8), (32, 32)), ((8, 12), (24, 36), (32, 48)), ((8, 8), (16, 16), (24, 24), (32, 32))]
-EIGHTHS = [((8, 8), (32, 32)), ((4, 6), (12, 18), (20, 30), (32, 48))]
+Sizes = tuple[Size, ...]
+Setting = tuple[str, dict[str, str | int], list[Sizes]]
 
-SETTINGS: list[tuple[str, dict[str, object], list[tuple[Size, ...]]]] = [
+DYADIC: list[Sizes] = [
+    ((16, 16),),
+    ((8, 12), (16, 24)),
+    ((8, 8), (16, 16), (32, 32)),
+    ((4, 6), (8, 12), (16, 24), (32, 48)),
+]
+WIDE: list[Sizes] = [((8, 8), (32, 32)), ((4, 6), (8, 12), (32, 48))]
+ANY_RATIO: list[Sizes] = [((10, 15), (16, 24)), ((5, 8), (15, 16), (32, 48))]
+FOURTHS: list[Sizes] = [
+    ((16, 24),),
+    ((8, 8), (32, 32)),
+    ((8, 12), (24, 36), (32, 48)),
+    ((8, 8), (16, 16), (24, 24), (32, 32)),
+]
+EIGHTHS: list[Sizes] = [((8, 8), (32, 32)), ((4, 6), (12, 18), (20, 30), (32, 48))]
+
+SETTINGS: list[Setting] = [
     ("identity", {}, [((16, 16),), ((16, 24),)]),
     *(("laplacian", {"filter": name}, [*DYADIC, *WIDE, *ANY_RATIO]) for name in ("area", "bilinear", "bicubic")),
     ("laplacian", {"filter": "gaussian"}, [DYADIC[3], *WIDE, *ANY_RATIO]),
@@ -44,7 +57,7 @@ SETTINGS: list[tuple[str, dict[str, object], list[tuple[Size, ...]]]] = [
 ]
 
 
-def build(name: str, options: dict[str, object], sizes: tuple[Size, ...], channels: int = 3) -> Decomposition:
+def build(name: str, options: dict[str, str | int], sizes: Sizes, channels: int = 3) -> Decomposition:
     module, class_name = BY_NAME[name].factory.split(":")
     factory: Callable[..., Decomposition] = getattr(importlib.import_module(module), class_name)
     return factory(BY_NAME[name].options.model_validate(options), DecompositionFacts(sizes, channels))
@@ -58,7 +71,7 @@ def image(size: Size, dtype: torch.dtype, channels: int = 3) -> Tensor:
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: "-".join([s[0], *map(str, s[1].values())]))
-def test_decomposition_holds_law(law: Law, setting: tuple[str, dict[str, object], list[tuple[Size, ...]]]) -> None:
+def test_decomposition_holds_law(law: Law, setting: Setting) -> None:
     name, options, all_sizes = setting
     spec = BY_NAME[name]
     if law.requires and not spec.holds(law.requires, spec.options.model_validate(options)):
