@@ -13,11 +13,25 @@ from types import FrameType
 NOTICE = b"\nStopping after this step, with a checkpoint. Once more stops at once, without one.\n"
 
 
+class Stopped(BaseException):
+    """Ends a block inside `Interrupt.stopping`; no Exception, so that nothing on the way takes it for a failure."""
+
+
 @dataclass
 class Interrupt:
     """Whether the user, or the system, has asked the run to stop."""
 
     requested: bool = False
+    stops_at_once: bool = False
+
+    @contextmanager
+    def stopping(self) -> Iterator[None]:
+        """Inside, for work that may be left undone, the first signal also raises Stopped."""
+        self.stops_at_once = True
+        try:
+            yield
+        finally:
+            self.stops_at_once = False
 
 
 @contextmanager
@@ -38,6 +52,8 @@ def catch_interrupts() -> Iterator[Interrupt]:
         interrupt.requested = True
         with suppress(OSError):  # os.write: a handler may not re-enter buffered streams
             os.write(2, NOTICE)
+        if interrupt.stops_at_once:
+            raise Stopped
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from dfm_core.errors import CheckpointError, DataError, NonFiniteLossError
 from dfm_core.training.checkpoint import Checkpoint, list_checkpoints, save_checkpoint
 from dfm_core.training.clock import StepClock
 from dfm_core.training.execution import deterministic_kernels, isolated_random_state
-from dfm_core.training.interrupt import Interrupt, catch_interrupts
+from dfm_core.training.interrupt import Interrupt, Stopped, catch_interrupts
 from dfm_core.training.learner import Batch, Learner, Objective
 from dfm_core.training.loss_window import LossWindow
 from dfm_core.training.metrics_log import PROVISIONAL, MetricsLog
@@ -102,14 +102,14 @@ class Trainer:
             for index, batch in zip(range(first, self.settings.max_steps), batches, strict=False):
                 self._window.append(*self._learner.step(index, batch))
                 step = index + 1
-                self._after_step(step, is_first=index == first)
+                self._after_step(step, index == first, interrupt)
                 if interrupt.requested:
                     return step
         if step < self.settings.max_steps:
             raise DataError(f"the data ended after {step} of {self.settings.max_steps} steps; batches must not end")
         return step
 
-    def _after_step(self, step: int, is_first: bool) -> None:
+    def _after_step(self, step: int, is_first: bool, interrupt: Interrupt) -> None:
         self.reporter.advance(step)
         if is_first:
             self._read_losses()
@@ -126,8 +126,8 @@ class Trainer:
             self._read_losses()
             with self._going_on():
                 self._save(step)
-        if self.on_samples and _due(step, self.logging.sample_every):
-            with self._evaluating(), self._going_on():
+        if self.on_samples and _due(step, self.logging.sample_every) and not interrupt.requested:
+            with suppress(Stopped), self._evaluating(), interrupt.stopping(), self._going_on():
                 self.on_samples(step)
 
     def _finish(self, step: int) -> TrainingResult:

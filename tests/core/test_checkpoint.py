@@ -178,6 +178,16 @@ def test_stale_partial_folders_go(tmp_path: Path) -> None:
     assert names(tmp_path) == ["step_00000010"]
 
 
+def test_stale_partial_folders_go_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stale = tmp_path / "checkpoints/.partial-step_00000009-123"
+    stale.mkdir(parents=True)
+    seen: list[bool] = []
+    monkeypatch.setattr(module, "save_file", lambda *_: seen.append(stale.exists()))
+    with pytest.raises(CheckpointError):
+        save(tmp_path, 10)
+    assert seen == [False]  # their space is needed
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), module.SafetensorError("os error 28")])
 @pytest.mark.parametrize("call", ["save_file", "_fingerprint", "_flush", "_put_in_place", "json.dumps"])
 def test_full_disk_leaves_the_old_one(

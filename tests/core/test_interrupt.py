@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from dfm_core.training.interrupt import catch_interrupts
+from dfm_core.training.interrupt import Stopped, catch_interrupts
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -57,3 +57,11 @@ def test_works_off_the_main_thread() -> None:
     thread.start()
     thread.join()
     assert seen == [False]
+
+
+def test_work_that_may_be_left_undone_ends_at_once() -> None:
+    with catch_interrupts() as interrupt:
+        with pytest.raises(Stopped), interrupt.stopping():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupt.requested
+        assert not interrupt.stops_at_once

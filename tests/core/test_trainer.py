@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,29 @@ def test_micro_batches_cover_the_batch() -> None:
 def test_an_interrupt_in_the_last_step_is_none(tmp_path: Path) -> None:
     result = interrupted_trainer(tmp_path, 10).train()
     assert (result.step, result.interrupted) == (10, False)
+
+
+def test_an_interrupt_ends_a_sample_grid_at_once_and_loses_nothing(tmp_path: Path) -> None:
+    finished: list[int] = []
+
+    def slow(step: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        finished.append(step)
+
+    make(tmp_path / "whole").train()
+    module = Toy()
+    result = make(tmp_path / "parts", module, on_samples=slow, sample_every=5).train()
+    assert (result.step, result.interrupted, finished) == (5, True, [])
+    start = newest(tmp_path / "parts")
+    assert all(torch.equal(value, start.tensors("weights")[key]) for key, value in module.state_dict().items())
+    make(tmp_path / "parts").train(start)
+    assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_after_an_interrupt_no_sample_grid_begins(tmp_path: Path) -> None:
+    sampled: list[int] = []
+    interrupted_trainer(tmp_path, 5, on_samples=sampled.append, sample_every=1).train()
+    assert sampled == [1, 2, 3, 4]
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:

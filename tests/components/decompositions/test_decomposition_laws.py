@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 import pytest
@@ -21,7 +21,7 @@ LAWS = {law.name: law for law in laws_of("decomposition")}
 BY_NAME = {spec.name: spec for spec in SPECS}
 
 Sizes = tuple[Size, ...]
-Setting = tuple[str, dict[str, str | int], list[Sizes]]
+Setting = tuple[str, Mapping[str, str | int], list[Sizes]]
 
 DYADIC: list[Sizes] = [
     ((16, 16),),
@@ -57,10 +57,10 @@ SETTINGS: list[Setting] = [
 ]
 
 
-def build(name: str, options: dict[str, str | int], sizes: Sizes, channels: int = 3) -> Decomposition:
+def build(name: str, options: Mapping[str, str | int], sizes: Sizes, channels: int = 3) -> Decomposition:
     module, class_name = BY_NAME[name].factory.split(":")
     factory: Callable[..., Decomposition] = getattr(importlib.import_module(module), class_name)
-    return factory(BY_NAME[name].options.model_validate(options), DecompositionFacts(sizes, channels))
+    return factory(BY_NAME[name].options.model_validate(dict(options)), DecompositionFacts(sizes, channels))
 
 
 def image(size: Size, dtype: torch.dtype, channels: int = 3) -> Tensor:
@@ -74,7 +74,7 @@ def image(size: Size, dtype: torch.dtype, channels: int = 3) -> Tensor:
 def test_decomposition_holds_law(law: Law, setting: Setting) -> None:
     name, options, all_sizes = setting
     spec = BY_NAME[name]
-    if law.requires and not spec.holds(law.requires, spec.options.model_validate(options)):
+    if law.requires and not spec.holds(law.requires, spec.options.model_validate(dict(options))):
         pytest.skip(f"{name} does not declare {law.requires} with these options")
     for index, sizes in enumerate(all_sizes):
         for dtype in (torch.float32, torch.float64):
