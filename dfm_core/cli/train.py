@@ -10,7 +10,6 @@ import typer
 from dfm_core.cli.command import Json, command
 from dfm_core.cli.flags import ConfigFlags, config_request, resolve_flags
 from dfm_core.cli.output import info, output_options, print_json, print_table, warning
-from dfm_core.config.resolve import ResolvedConfig, read_config, resolve_config
 from dfm_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -56,6 +55,7 @@ def _start(flags: ConfigFlags, init_from: Path | None) -> FinishedRun:
 
 
 def _resume(path: Path, flags: ConfigFlags) -> FinishedRun:
+    from dfm_core.config.resolve import read_config, resolve_config
     from dfm_core.config.resume import check_resume
     from dfm_core.plugins.registry import default_registry
     from dfm_core.runs import resume_run
@@ -63,7 +63,7 @@ def _resume(path: Path, flags: ConfigFlags) -> FinishedRun:
     from dfm_core.training.run_directory import RunDirectory
 
     config_file = RunDirectory.open(path).config
-    resolved: ResolvedConfig = resolve_config(config_request(flags, config_file))
+    resolved = resolve_config(config_request(flags, config_file))
     for notice in check_resume(read_config(config_file).config, resolved.config):
         warning(notice)
     reporter = make_reporter(output_options().quiet)

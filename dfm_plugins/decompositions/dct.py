@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch_dct
 from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
@@ -19,7 +20,7 @@ from dfm_plugins.decompositions.separable import Matrix, apply_to_axes, tensor_o
 from dfm_plugins.decompositions.specs import CosineOptions
 
 
-class Component(ResidualPyramid):
+class CosineTransform(ResidualPyramid):
     """Keep the lowest cosine coefficients and transform back at the smaller size.
 
     Whole image (`block: null`): any ratio, any number of spatial dimensions. Blocks of b: stage s keeps the lowest
@@ -99,10 +100,8 @@ class Component(ResidualPyramid):
 
 def dct_matrix(length: int) -> Matrix:
     """Orthonormal DCT-II (length, length), rows the frequencies: times x it is `scipy.fft.dct(x, norm="ortho")`."""
-    frequency, position = np.ogrid[:length, :length]
-    basis = np.cos(np.pi * frequency * (2 * position + 1) / (2 * length)) * np.sqrt(2 / length)
-    basis[0] /= np.sqrt(2)
-    return basis
+    unit_vectors = torch.eye(length, dtype=torch.float64)
+    return np.ascontiguousarray(torch_dct.dct(unit_vectors, norm="ortho").T.numpy())
 
 
 def inverse_dct_matrix(length: int) -> Matrix:

@@ -23,7 +23,7 @@ WORST_RECONSTRUCTION = 1e-6
 """Error of analysis and synthesis above which a wavelet is refused in the coefficient domain (dmey: 3e-2)."""
 
 
-class Component(ResidualPyramid):
+class WaveletTransform(ResidualPyramid):
     """Low-pass by the wavelet's analysis branch, one level per factor of two. Mallat 1989.
 
     Analysis equals `pywt.wavedec2(mode="periodization")`, whose low band is 2 per level times the mean: `down` divides

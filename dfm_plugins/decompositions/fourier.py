@@ -9,7 +9,7 @@ from dfm_core.residual_pyramid import ResidualPyramid
 from dfm_core.stages import Size
 
 
-class Component(ResidualPyramid):
+class FourierTransform(ResidualPyramid):
     """Residual pyramid of ideal low-passes, periodic at the borders: any ratio, any number of spatial dimensions."""
 
     def down(self, x: Tensor, size: Size) -> Tensor:

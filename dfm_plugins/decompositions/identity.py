@@ -11,7 +11,7 @@ from dfm_core.residual_pyramid import ResidualPyramid
 from dfm_core.stages import Size, format_size
 
 
-class Component(ResidualPyramid):
+class Identity(ResidualPyramid):
     """The decomposition of S = 1. Raises StageSizeError for more stages."""
 
     def __init__(self, options: Options, facts: DecompositionFacts) -> None:

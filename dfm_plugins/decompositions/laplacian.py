@@ -14,7 +14,7 @@ from dfm_core.stages import Size
 from dfm_plugins.decompositions.specs import LaplacianOptions
 
 
-class Component(ResidualPyramid):
+class Laplacian(ResidualPyramid):
     """Residual pyramid of images: any ratio between the stages. Burt and Adelson 1983; the paper's decomposition.
 
     Its details are redundant (as many numbers as pixels, at every size), so decompose(recompose(z)) differs from z.

@@ -65,7 +65,7 @@ SPECS = [
     DecompositionSpec(
         name="identity",
         summary="One stage, the data itself: plain Flow Matching.",
-        factory="dfm_plugins.decompositions.identity:Component",
+        factory="dfm_plugins.decompositions.identity:Identity",
         reference="Decomposable Flow Matching, the baseline of every table",
         linear=True,
         orthonormal=True,
@@ -75,7 +75,7 @@ SPECS = [
     DecompositionSpec(
         name="laplacian",
         summary="Laplacian pyramid: each stage adds what the enlarged coarser one misses; any ratio.",
-        factory="dfm_plugins.decompositions.laplacian:Component",
+        factory="dfm_plugins.decompositions.laplacian:Laplacian",
         options=LaplacianOptions,
         reference="Decomposable Flow Matching, eq. 2; Burt and Adelson, The Laplacian Pyramid, 1983",
         linear=True,
@@ -84,7 +84,7 @@ SPECS = [
     DecompositionSpec(
         name="dwt",
         summary="Wavelet transform, periodised: images or sub-bands; ratios 2, 4, 8 …",
-        factory="dfm_plugins.decompositions.dwt:Component",
+        factory="dfm_plugins.decompositions.dwt:WaveletTransform",
         options=WaveletOptions,
         reference="Mallat, A Theory for Multiresolution Signal Decomposition, 1989; filters of PyWavelets",
         linear=True,
@@ -95,7 +95,7 @@ SPECS = [
     DecompositionSpec(
         name="dct",
         summary="Cosine transform of the whole image (any ratio) or of blocks of 4 or 8.",
-        factory="dfm_plugins.decompositions.dct:Component",
+        factory="dfm_plugins.decompositions.dct:CosineTransform",
         options=CosineOptions,
         reference="Ahmed, Natarajan and Rao, Discrete Cosine Transform, 1974",
         linear=True,
@@ -106,7 +106,7 @@ SPECS = [
     DecompositionSpec(
         name="fourier",
         summary="Ideal low-passes by FFT, periodic at the borders; any ratio.",
-        factory="dfm_plugins.decompositions.fourier:Component",
+        factory="dfm_plugins.decompositions.fourier:FourierTransform",
         reference="Decomposable Flow Matching, section 3; as scipy.signal.resample",
         linear=True,
         zero_mean_details=True,

@@ -25,7 +25,7 @@ def facts(*sizes: int | Size) -> DecompositionFacts:
 
 def test_identity_has_one_stage() -> None:
     with pytest.raises(StageSizeError, match=r"identity has one stage, got 16, 32: use the one stage 32"):
-        identity.Component(Options(), facts(16, 32))
+        identity.Identity(Options(), facts(16, 32))
 
 
 @pytest.mark.parametrize(
@@ -42,26 +42,26 @@ def test_identity_has_one_stage() -> None:
 )
 def test_wavelets_need_powers_of_two(sizes: tuple[int | Size, ...], would_work: str) -> None:
     with pytest.raises(StageSizeError, match=f"nearest that work: {would_work}$"):
-        dwt.Component(WaveletOptions.model_validate({}), facts(*sizes))
+        dwt.WaveletTransform(WaveletOptions.model_validate({}), facts(*sizes))
 
 
 @pytest.mark.parametrize("sizes", [(16, 30, 64), (8, 66), ((16, 16), (32, 64))], ids=str)
 def test_cosine_blocks_need_nths(sizes: tuple[int | Size, ...]) -> None:
     with pytest.raises(StageSizeError, match=r"n/4 of the finest, n = 1…4.*would work: \d") as raised:
-        dct.Component(CosineOptions.model_validate({"block": 4}), facts(*sizes))
+        dct.CosineTransform(CosineOptions.model_validate({"block": 4}), facts(*sizes))
     offered = re.search(r"would work: (.*) \(", str(raised.value))
     assert offered is not None
     lengths = [tuple(map(int, size.split("x"))) for size in offered[1].split(", ")]
-    dct.Component(
+    dct.CosineTransform(
         CosineOptions.model_validate({"block": 4}), facts(*(size * 2 if len(size) == 1 else size for size in lengths))
     )
 
 
 def test_whole_image_cosines_and_the_others_take_any_ratio() -> None:
     for component in (
-        dct.Component(CosineOptions.model_validate({}), facts(17, 64)),
-        fourier.Component(Options(), facts(17, 64)),
-        laplacian.Component(LaplacianOptions.model_validate({"filter": "gaussian"}), facts(17, 64)),
+        dct.CosineTransform(CosineOptions.model_validate({}), facts(17, 64)),
+        fourier.FourierTransform(Options(), facts(17, 64)),
+        laplacian.Laplacian(LaplacianOptions.model_validate({"filter": "gaussian"}), facts(17, 64)),
     ):
         assert component.layout((3, 128, 192))[0].resolution == (34, 51)
         with pytest.raises(StageShapeError, match="17 of 64 is not a whole size"):
@@ -69,29 +69,29 @@ def test_whole_image_cosines_and_the_others_take_any_ratio() -> None:
 
 
 def test_inputs_that_blocks_do_not_fill_are_refused() -> None:
-    component = dct.Component(CosineOptions.model_validate({"block": 4}), facts(16, 32))
+    component = dct.CosineTransform(CosineOptions.model_validate({"block": 4}), facts(16, 32))
     with pytest.raises(StageShapeError, match="blocks of 4: input of size 34 is not divisible"):
         component.decompose(torch.zeros(1, 3, 34, 34))
 
 
 def test_a_wavelet_with_a_typing_error_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"no discrete wavelet 'haarr'.*Did you mean 'haar'"):
-        dwt.Component(WaveletOptions.model_validate({"wavelet": "haarr"}), facts(16, 32))
+        dwt.WaveletTransform(WaveletOptions.model_validate({"wavelet": "haarr"}), facts(16, 32))
     with pytest.raises(ConfigError, match="no discrete wavelet 'morl'"):  # a continuous one
-        dwt.Component(WaveletOptions.model_validate({"wavelet": "morl"}), facts(16, 32))
+        dwt.WaveletTransform(WaveletOptions.model_validate({"wavelet": "morl"}), facts(16, 32))
 
 
 def test_dmey_is_refused_in_the_coefficient_domain_only() -> None:
-    dwt.Component(WaveletOptions.model_validate({"wavelet": "dmey"}), facts(16, 32))
+    dwt.WaveletTransform(WaveletOptions.model_validate({"wavelet": "dmey"}), facts(16, 32))
     with pytest.raises(ConfigError, match="dmey does not reconstruct in the coefficient domain.*domain=spatial"):
-        dwt.Component(WaveletOptions.model_validate({"wavelet": "dmey", "domain": "coefficients"}), facts(16, 32))
+        dwt.WaveletTransform(WaveletOptions.model_validate({"wavelet": "dmey", "domain": "coefficients"}), facts(16, 32))
 
 
 def test_every_other_discrete_wavelet_works_and_its_family_is_pywavelets() -> None:
     for wavelet in pywt.wavelist(kind="discrete"):
         if wavelet != "dmey":
             options = WaveletOptions.model_validate({"wavelet": wavelet, "domain": "coefficients"})
-            dwt.Component(options, facts(16, 32))
+            dwt.WaveletTransform(options, facts(16, 32))
             assert (options.wavelet_family == "orthogonal") == pywt.Wavelet(wavelet).orthogonal
 
 
@@ -104,7 +104,7 @@ def test_coefficients_of_the_whole_image_are_refused() -> None:
 
 def test_laplacian_splits_images_only() -> None:
     with pytest.raises(StageSizeError, match="height x width, got 4x8x8, 4x16x16"):
-        laplacian.Component(LaplacianOptions.model_validate({}), facts((4, 8, 8), (4, 16, 16)))
+        laplacian.Laplacian(LaplacianOptions.model_validate({}), facts((4, 8, 8), (4, 16, 16)))
 
 
 def test_such_errors_exit_with_2() -> None:

@@ -20,13 +20,13 @@ def square_sizes(*lengths: int) -> tuple[Size, ...]:
 
 
 def build_laplacian(*lengths: int, channels: int = 3, **options: str) -> Decomposition:
-    return laplacian.Component(
+    return laplacian.Laplacian(
         LaplacianOptions.model_validate(options), DecompositionFacts(square_sizes(*lengths), channels)
     )
 
 
 def build_wavelet(*lengths: int, channels: int = 3, **options: str) -> Decomposition:
-    return dwt.Component(WaveletOptions.model_validate(options), DecompositionFacts(square_sizes(*lengths), channels))
+    return dwt.WaveletTransform(WaveletOptions.model_validate(options), DecompositionFacts(square_sizes(*lengths), channels))
 
 
 def noise(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -107,8 +107,8 @@ def test_half_precision_is_computed_in_single() -> None:
     whole_sizes = DecompositionFacts(square_sizes(8, 32), 3)
     for decomposition in (
         build_laplacian(8, 32, filter="bicubic"),
-        fourier.Component(Options(), whole_sizes),
-        dct.Component(CosineOptions.model_validate({"block": 8, "domain": "coefficients"}), whole_sizes),
+        fourier.FourierTransform(Options(), whole_sizes),
+        dct.CosineTransform(CosineOptions.model_validate({"block": 8, "domain": "coefficients"}), whole_sizes),
     ):
         for half, single in zip(decomposition.decompose(x), decomposition.decompose(x.float()), strict=True):
             assert torch.equal(half, single.bfloat16())

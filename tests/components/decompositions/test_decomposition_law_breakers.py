@@ -20,7 +20,7 @@ CAPABILITIES = {"linear", "orthonormal", "critically_sampled", "zero_mean_detail
 FACTS = DecompositionFacts(((8, 12), (16, 24), (32, 48)), channels=2)
 
 
-class Good(dwt.Component):
+class Good(dwt.WaveletTransform):
     """Haar bands: holds every law and capability. The broken ones change one thing, mostly the last stage."""
 
     lacks: frozenset[str] = frozenset()

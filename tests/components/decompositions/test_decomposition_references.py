@@ -27,11 +27,11 @@ def image(size: Size, channels: int = 2) -> Tensor:
 
 def wavelet_stages(x: Tensor, wavelet: str, domain: str, *sizes: Size) -> Stages:
     options = WaveletOptions.model_validate({"wavelet": wavelet, "domain": domain})
-    return dwt.Component(options, DecompositionFacts(sizes, x.shape[1])).decompose(x)
+    return dwt.WaveletTransform(options, DecompositionFacts(sizes, x.shape[1])).decompose(x)
 
 
 def cosine_stages(x: Tensor, options: dict[str, object], *sizes: Size) -> Stages:
-    return dct.Component(CosineOptions.model_validate(options), DecompositionFacts(sizes, x.shape[1])).decompose(x)
+    return dct.CosineTransform(CosineOptions.model_validate(options), DecompositionFacts(sizes, x.shape[1])).decompose(x)
 
 
 def close(ours: Tensor, reference: NDArray[np.float64] | Tensor, bound: float = 1e-11) -> None:
@@ -139,7 +139,7 @@ def test_block_cosine_coefficients_are_scipys(block: int, size: Size) -> None:
 @pytest.mark.parametrize("small", [(8, 12), (5, 17), (15, 23), (16, 11)])
 def test_fourier_is_scipys_resample(small: Size) -> None:
     x = image((16, 24))
-    low, detail = fourier.Component(Options(), DecompositionFacts((small, (16, 24)), 2)).decompose(x)
+    low, detail = fourier.FourierTransform(Options(), DecompositionFacts((small, (16, 24)), 2)).decompose(x)
     reference = scipy.signal.resample(scipy.signal.resample(x.numpy(), small[0], axis=2), small[1], axis=3)
     close(low, reference)
     enlarged = scipy.signal.resample(scipy.signal.resample(reference, 16, axis=2), 24, axis=3)
@@ -150,7 +150,7 @@ def test_fourier_is_scipys_resample(small: Size) -> None:
 def test_area_is_adaptive_average_pooling(small: tuple[int, int]) -> None:
     x = image((16, 24))
     options = LaplacianOptions.model_validate({})
-    low, detail = laplacian.Component(options, DecompositionFacts((small, (16, 24)), 2)).decompose(x)
+    low, detail = laplacian.Laplacian(options, DecompositionFacts((small, (16, 24)), 2)).decompose(x)
     assert torch.equal(low, F.adaptive_avg_pool2d(x, small))
     close(detail, x - F.interpolate(low, (16, 24), mode="bilinear"))
 
@@ -160,6 +160,6 @@ def test_area_with_nearest_is_the_haar_transform(ratio: int) -> None:
     x = image((16, 24))
     sizes = ((16 // ratio, 24 // ratio), (16, 24))
     options = LaplacianOptions.model_validate({"up": "nearest"})
-    ours = laplacian.Component(options, DecompositionFacts(sizes, 2)).decompose(x)
+    ours = laplacian.Laplacian(options, DecompositionFacts(sizes, 2)).decompose(x)
     for one, other in zip(ours, wavelet_stages(x, "haar", "spatial", *sizes), strict=True):
         close(one, other)
