@@ -3,8 +3,8 @@
     python benchmarks/quickstart.py                 # trains `--preset quickstart` first
     python benchmarks/quickstart.py --run runs/mine # judges a run that is there
 
-A small convolutional classifier is trained on the same drawn shapes and checked on held-out ones (98% or more, or nothing is
-concluded); then it names 256 samples, 32 a class, at seed 0 and the preset's guidance.
+A small convolutional classifier is trained on the same drawn shapes and checked on held-out ones (98% or more, or
+nothing is concluded); then it names 256 samples, 32 a class, at seed 0 and the preset's guidance.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dfm")
 
 Objects = Mapping[str, Any]
-"""Kind name -> an object of that kind, or a callable (options, facts) that makes one: used instead of the config's name."""
+"""Kind name -> an object of that kind, or a callable (options, facts) that makes one: used instead of the name."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class Assembler:
         return Composition(self.config, data, statistics, space, layout, schedule, grid, sampler, model)
 
     def backbone(self, layout: StageLayout, data: DataDescription) -> Backbone:
-        """Make the network, its initial weights drawn from the run's seed; torch's own random state is left as it was."""
+        """Make the network, its initial weights drawn from the run's seed; torch's random state stays as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.config.seed, "weights"))
             return cast(Backbone, self.make("backbone", BackboneFacts(layout, len(data.classes))))
@@ -237,7 +237,7 @@ def unseen_stage_sets(grid: ScheduleGrid, sampler: TimestepSampler) -> list[tupl
 def check_schedule(
     assembler: Assembler, grid: ScheduleGrid, sampler: TimestepSampler, sigmas: tuple[float, ...]
 ) -> None:
-    """Raise CompositionError if generation would visit what training never saw; the message names schedules that fit."""
+    """Raise CompositionError if generation would visit what training never saw, naming schedules that fit."""
     unseen = unseen_stage_sets(grid, sampler)
     if not unseen:
         return

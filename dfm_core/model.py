@@ -73,7 +73,7 @@ class Model:
         return Model(dataclasses.replace(composition, schedule=schedule, grid=grid), self.assembler)
 
     def labels_for(self, num: int, labels: Sequence[int | str] | None = None) -> list[int] | None:
-        """Return one class an image: `labels` repeated in turn, all classes without. Raises UsageError for unknown ones."""
+        """Return one class an image: `labels` in turn, or all classes. Raises UsageError for unknown ones."""
         if not self.classes:
             if labels:
                 raise UsageError("this model was trained on unlabelled data: leave labels out")
@@ -109,7 +109,8 @@ class Model:
     ) -> Iterator[GenerationStep]:
         """Generate `num` images as one batch and yield the state after every step, with a preview on request.
 
-        labels: class names or numbers, in turn. cfg: guidance weight, 1 none. Image i depends on (seed, first_index + i).
+        labels: class names or numbers, in turn. cfg: guidance weight, 1 none. Image i depends on seed and
+        first_index + i.
         """
         sampling = self.composition.config.sampling
         if num < 1:
@@ -130,10 +131,8 @@ class Model:
     def generate(self, num: int = 16, *, batch_size: int | None = None, **settings: Any) -> Tensor:
         """Generate images (num, C, H, W) in [-1, 1]; settings as in `stream`. The batch size does not change them."""
         size = batch_size or self.composition.config.sampling.batch_size
-        images = []
-        for start in range(0, num, size):
-            images.append(generate_images(self.stream(min(size, num - start), first_index=start, **settings)))
-        return torch.cat(images)
+        parts = [(start, min(size, num - start)) for start in range(0, num, size)]
+        return torch.cat([generate_images(self.stream(n, first_index=start, **settings)) for start, n in parts])
 
     def export(self, path: str | Path) -> Path:
         """Write the weights (model.safetensors) and all that describes them (model.json) to a new folder."""

@@ -61,7 +61,7 @@ class FlowObjective:
             return Conditioning()
         drawn = torch.rand(randomness.total, generator=randomness.shared("label dropout"))
         dropped = randomness.part(drawn < self.label_dropout).to(label.device, non_blocking=True)
-        return Conditioning(torch.where(dropped, label.new_tensor(self.null_label), label))
+        return Conditioning(torch.where(dropped, self.null_label, label))
 
 
 def draw_timesteps(sampler: TimestepSampler, randomness: BatchRandomness, device: torch.device) -> TimestepDraw:

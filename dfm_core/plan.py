@@ -1,4 +1,4 @@
-"""What a run will need, before it is started: shapes, parameters, FLOPs and memory, computed without data or weights."""
+"""What a run will need, before it starts: shapes, parameters, FLOPs and memory, computed without data or weights."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ t = 0 is noise, t = 1 is data; stage 1 is the coarse one. Equation numbers are t
 from __future__ import annotations
 
 import argparse
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -110,7 +111,7 @@ def generate(network: Network, num: int, generator: torch.Generator) -> tuple[Te
     """Euler steps along the schedule. Returns the 8x8 preview at the end of phase 1 and the 16x16 pictures."""
     stages = [torch.randn(num, 3, size, size, generator=generator) for size in SIZES]
     grid, preview = schedule(), stages[0]
-    for now, then in zip(grid[:-1], grid[1:], strict=True):
+    for now, then in pairwise(grid):
         active = torch.tensor([True, bool(then[1] > 0)]).expand(num, 2)
         if active[0, 1] and now[1] == 0:
             preview = recompose(stages[:1])

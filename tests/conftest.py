@@ -1,4 +1,4 @@
-"""Settings of the whole test run: one thread (torch's OpenMP spins beside a busy neighbour), no colour, no user settings."""
+"""Settings of the whole test run: one thread (torch's OpenMP spins beside a busy neighbour), no colour."""
 
 import os
 

@@ -21,7 +21,10 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Law:
-    """A named check. kind: of the components that it concerns. requires: declared capability without which it is skipped."""
+    """A named check.
+
+    kind: of the components that it concerns. requires: declared capability without which it is skipped.
+    """
 
     name: str
     kind: str

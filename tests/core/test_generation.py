@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from dfm_core.interfaces.backbone import Conditioning
 from dfm_core.model import Model
 from dfm_core.plugins.registry import default_registry
 from dfm_core.stage_space import StageStatistics
-from dfm_core.stages import StageLayout, StageShape, Stages
+from dfm_core.stages import StageLayout, Stages, StageShape
 
 
 def make_model(stages: tuple[int, ...] = (8, 16), classes: int = 3, **values: object) -> Model:
@@ -62,7 +64,7 @@ def test_stages_come_one_after_the_other_and_previews_grow() -> None:
     assert [s.num_visible for s in steps] == [1] * 4 + [2] * 3 + [3] * 2
     assert [s.step for s in steps if s.stage_finished] == [4, 7, 9]
     assert [tuple(s.preview().shape) for s in steps if s.stage_finished] == [(2, 3, 4, 4), (2, 3, 8, 8), (2, 3, 16, 16)]
-    for before, after in zip(steps, steps[1:], strict=False):
+    for before, after in pairwise(steps):
         for stage in range(3):
             if before.t[stage] == after.t[stage]:
                 assert torch.equal(before.stages[stage], after.stages[stage])

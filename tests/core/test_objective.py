@@ -1,4 +1,4 @@
-"""The loss: plain flow matching bit for bit with one stage, masks, label dropout, independence of how a batch is split."""
+"""The loss: plain flow matching bit for bit with one stage, masks, label dropout, how a batch may be split."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dfm_core.plugins.registry import default_registry
 from dfm_core.preconditioning import VelocityModel
 from dfm_core.randomness import BatchRandomness, derive_seed
 from dfm_core.stage_space import StageSpace, estimate_statistics
-from dfm_core.stages import StageLayout, StageShape, Stages
+from dfm_core.stages import StageLayout, Stages, StageShape
 
 
 class TinyBackbone(Backbone):

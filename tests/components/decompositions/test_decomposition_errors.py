@@ -84,7 +84,9 @@ def test_a_wavelet_with_a_typing_error_names_the_nearest() -> None:
 def test_dmey_is_refused_in_the_coefficient_domain_only() -> None:
     dwt.WaveletTransform(WaveletOptions.model_validate({"wavelet": "dmey"}), facts(16, 32))
     with pytest.raises(ConfigError, match="dmey does not reconstruct in the coefficient domain.*domain=spatial"):
-        dwt.WaveletTransform(WaveletOptions.model_validate({"wavelet": "dmey", "domain": "coefficients"}), facts(16, 32))
+        dwt.WaveletTransform(
+            WaveletOptions.model_validate({"wavelet": "dmey", "domain": "coefficients"}), facts(16, 32)
+        )
 
 
 def test_every_other_discrete_wavelet_works_and_its_family_is_pywavelets() -> None:

@@ -26,7 +26,9 @@ def build_laplacian(*lengths: int, channels: int = 3, **options: str) -> Decompo
 
 
 def build_wavelet(*lengths: int, channels: int = 3, **options: str) -> Decomposition:
-    return dwt.WaveletTransform(WaveletOptions.model_validate(options), DecompositionFacts(square_sizes(*lengths), channels))
+    return dwt.WaveletTransform(
+        WaveletOptions.model_validate(options), DecompositionFacts(square_sizes(*lengths), channels)
+    )
 
 
 def noise(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:

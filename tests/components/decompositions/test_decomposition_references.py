@@ -31,7 +31,9 @@ def wavelet_stages(x: Tensor, wavelet: str, domain: str, *sizes: Size) -> Stages
 
 
 def cosine_stages(x: Tensor, options: dict[str, object], *sizes: Size) -> Stages:
-    return dct.CosineTransform(CosineOptions.model_validate(options), DecompositionFacts(sizes, x.shape[1])).decompose(x)
+    return dct.CosineTransform(CosineOptions.model_validate(options), DecompositionFacts(sizes, x.shape[1])).decompose(
+        x
+    )
 
 
 def close(ours: Tensor, reference: NDArray[np.float64] | Tensor, bound: float = 1e-11) -> None:

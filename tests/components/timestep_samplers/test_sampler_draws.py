@@ -28,7 +28,9 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def schedule_grid(num_stages: int, **options: Any) -> ScheduleGrid:
     facts = StageScheduleFacts(num_stages, (1.0, 0.3, 0.1)[:num_stages])
-    return progressive_schedule.ProgressiveSchedule(schedule_specs.ProgressiveOptions.model_validate(options), facts).grid()
+    return progressive_schedule.ProgressiveSchedule(
+        schedule_specs.ProgressiveOptions.model_validate(options), facts
+    ).grid()
 
 
 def facts(num_stages: int, grid: ScheduleGrid | None = None) -> TimestepSamplerFacts:
