@@ -27,7 +27,7 @@ from dfm_core.images import make_grid, save_png
 from dfm_core.interfaces.dataset import Dataset
 from dfm_core.model import read_weights
 from dfm_core.plugins.registry import OBJECT_PREFIX
-from dfm_core.randomness import BatchRandomness, derive_seed
+from dfm_core.randomness import BatchRandomness, derive_generator, derive_seed
 from dfm_core.stages import format_size
 from dfm_core.training.checkpoint import Checkpoint, load_newest
 from dfm_core.training.data import BatchStream, load_batch
@@ -126,7 +126,14 @@ def _train(
 ) -> FinishedRun:
     config = assembler.config
     reporter = reporter or QuietReporter()
-    stream = BatchStream(dataset, config.training.batch_size, config.seed, workers=config.workers, warn=reporter.warn)
+    stream = BatchStream(
+        dataset,
+        config.training.batch_size,
+        config.seed,
+        workers=config.workers,
+        pin_memory=composition.device.type == "cuda",
+        warn=reporter.warn,
+    )
     if announce is not None:
         announce(run.path, composition)
     trainer = Trainer(
@@ -146,11 +153,18 @@ def _train(
     return FinishedRun(run.path, trainer.train(start), composition)
 
 
+def fixed_choice(dataset: Dataset, count: int) -> list[int]:
+    """Indices of at most `count` samples, the same for the same data and seed, drawn over the whole of it."""
+    # Not the first ones: folders are sorted by class.
+    generator = derive_generator(dataset.facts.seed, "fixed choice")
+    return torch.randperm(len(dataset), generator=generator)[:count].tolist()
+
+
 def statistics_batches(dataset: Dataset, num_images: int) -> Iterator[Tensor]:
-    """The images from which stage statistics are estimated: the first `num_images` of the unaugmented order."""
-    count = min(num_images, len(dataset))
-    for start in range(0, count, STATISTICS_BATCH):
-        yield load_batch(dataset, range(start, min(start + STATISTICS_BATCH, count)), epoch=0)["image"]
+    """The images from which stage statistics are estimated, batch by batch."""
+    indices = fixed_choice(dataset, num_images)
+    for start in range(0, len(indices), STATISTICS_BATCH):
+        yield load_batch(dataset, indices[start : start + STATISTICS_BATCH])["image"]
 
 
 def initialise_from(composition: Composition, source: Path, reporter: Reporter | None = None) -> None:
@@ -190,8 +204,8 @@ def validation(composition: Composition, assembler: Assembler) -> Callable[[], d
     if not config.logging.validation_every:
         return None
     dataset = assembler.dataset("validation")
-    count = min(config.logging.validation_images, len(dataset))
-    if count == 0:
+    chosen = fixed_choice(dataset, config.logging.validation_images)
+    if not chosen:
         return None
     objective, size = composition.objective(), config.training.batch_size
     seed = derive_seed(config.seed, "validation")
@@ -199,13 +213,13 @@ def validation(composition: Composition, assembler: Assembler) -> Callable[[], d
     @torch.no_grad()
     def validate() -> dict[str, float]:
         reports, sizes = [], []
-        for step, first in enumerate(range(0, count, size)):
-            indices = range(first, min(first + size, count))
+        for step, first in enumerate(range(0, len(chosen), size)):
+            indices = chosen[first : first + size]
             batch = {name: value.to(composition.device) for name, value in load_batch(dataset, indices).items()}
             reports.append(objective(batch, BatchRandomness(seed, step, 0, len(indices), len(indices))))
             sizes.append(len(indices))
         sums, counts = torch.stack([report.parts for report in reports]).sum(0).cpu()
-        loss = sum(float(report.loss) * size for report, size in zip(reports, sizes, strict=True)) / count
+        loss = sum(float(report.loss) * size for report, size in zip(reports, sizes, strict=True)) / len(chosen)
         return {"loss": loss, **dict(zip(objective.part_names, (sums / counts.clamp_min(1)).tolist(), strict=True))}
 
     return validate

@@ -10,10 +10,8 @@ from torch import Tensor
 
 from dfm_core.interfaces.autoencoder import Autoencoder
 from dfm_core.interfaces.decomposition import Decomposition
+from dfm_core.preconditioning import SIGMA_FLOOR
 from dfm_core.stages import Stages
-
-SMALLEST_SIGMA = 1e-3
-"""Floor of every σ: a stage that is empty over the data must not divide by zero."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +28,12 @@ class StageStatistics:
 
     def scales(self, standardize: bool) -> tuple[float, ...]:
         """Divisor of each stage before noising: its standard deviation, or 1."""
-        return tuple(max(std, SMALLEST_SIGMA) if standardize else 1.0 for std in self.std)
+        return tuple(max(std, SIGMA_FLOOR) if standardize else 1.0 for std in self.std)
 
     def sigmas(self, standardize: bool) -> tuple[float, ...]:
         """Root mean square of each stage as the flow sees it (method: 1 when standardised, up to its mean)."""
         scales = self.scales(standardize)
-        return tuple(max(rms / scale, SMALLEST_SIGMA) for rms, scale in zip(self.rms, scales, strict=True))
+        return tuple(max(rms / scale, SIGMA_FLOOR) for rms, scale in zip(self.rms, scales, strict=True))
 
 
 class StageSpace:
@@ -60,7 +58,8 @@ class StageSpace:
     def to_images(self, stages: Sequence[Tensor]) -> Tensor:
         """Unscale, recompose and decode the first k stages: the preview at stage k's resolution, (B, C, H_k, W_k)."""
         unscaled = [s if scale == 1 else s * scale for s, scale in zip(stages, self.scales, strict=False)]
-        return self.autoencoder.decode(self.decomposition.recompose(unscaled))
+        with torch.autocast(stages[0].device.type, enabled=False):
+            return self.autoencoder.decode(self.decomposition.recompose(unscaled))
 
 
 def estimate_statistics(

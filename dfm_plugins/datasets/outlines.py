@@ -21,8 +21,8 @@ def circle(x: Field, y: Field) -> Field:
 
 
 def square(x: Field, y: Field) -> Field:
-    """Square of side 1.44."""
-    return np.maximum(np.abs(x), np.abs(y)) - np.float32(0.72)
+    """Square of side 1.41."""
+    return np.maximum(np.abs(x), np.abs(y)) - np.float32(0.705)
 
 
 def triangle(x: Field, y: Field) -> Field:

@@ -1,0 +1,142 @@
+"""`pixels` is the identity; it holds every law, and for every law there is an autoencoder that breaks it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dfm_core.conformance import LawBroken, laws_of
+from dfm_core.conformance.law import Law
+from dfm_core.interfaces.autoencoder import Autoencoder, AutoencoderFacts
+from dfm_core.plugins import Options
+from dfm_plugins.autoencoders.pixels import Pixels
+from dfm_plugins.autoencoders.specs import SPECS
+
+LAWS = {law.name: law for law in laws_of("autoencoder")}
+
+
+class Convolutional(Autoencoder):
+    """A frozen strided convolution and its transpose: factor 4, 5 channels; the broken ones change one thing."""
+
+    def __init__(self, options: Options, facts: AutoencoderFacts) -> None:
+        super().__init__(options, facts)
+        weight = torch.randn(5, facts.data_channels, 4, 4, generator=torch.Generator().manual_seed(0))
+        self.weight = nn.Parameter(weight, requires_grad=False)
+
+    @property
+    def downsample_factor(self) -> int:
+        return 4
+
+    @property
+    def channels(self) -> int:
+        return 5
+
+    def encode(self, images: Tensor) -> Tensor:
+        return F.conv2d(images, self.weight, stride=4)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return F.conv_transpose2d(latents, self.weight, stride=4)
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("made", [Pixels, Convolutional])
+def test_laws_hold(law: Law, channels: int, made: type[Autoencoder]) -> None:
+    law.check(made(Options(), AutoencoderFacts(channels)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_laws_follow_the_type_of_the_parameters(dtype: torch.dtype) -> None:
+    LAWS["encoding_has_the_declared_shape"].check(Convolutional(Options(), AutoencoderFacts(3)).to(dtype))
+
+
+def test_pixels_is_the_identity() -> None:
+    assert [spec.name for spec in SPECS] == ["pixels"]
+    pixels = Pixels(Options(), AutoencoderFacts(3))
+    images = torch.rand(2, 3, 4, 6, dtype=torch.float64) * 2 - 1
+    assert (pixels.downsample_factor, pixels.channels) == (1, 3)
+    assert torch.equal(pixels.decode(pixels.encode(images)), images)
+
+
+class WrongFactor(Convolutional):
+    @property
+    def downsample_factor(self) -> int:
+        return 8
+
+
+class WrongChannels(Convolutional):
+    @property
+    def channels(self) -> int:
+        return 4
+
+
+class WrongType(Convolutional):
+    def encode(self, images: Tensor) -> Tensor:
+        return super().encode(images).double()
+
+
+class Infinite(Convolutional):
+    def decode(self, latents: Tensor) -> Tensor:
+        return super().decode(latents) / 0
+
+
+class Cropping(Convolutional):
+    def decode(self, latents: Tensor) -> Tensor:
+        return super().decode(latents)[..., 1:]
+
+
+class Trainable(Convolutional):
+    def __init__(self, options: Options, facts: AutoencoderFacts) -> None:
+        super().__init__(options, facts)
+        self.weight.requires_grad_(True)
+
+
+class Sampling(Convolutional):
+    def __init__(self, options: Options, facts: AutoencoderFacts) -> None:
+        super().__init__(options, facts)
+        self.generator = torch.Generator().manual_seed(0)
+
+    def encode(self, images: Tensor) -> Tensor:
+        latents = super().encode(images)
+        return latents + 1e-3 * torch.randn(latents.shape, generator=self.generator)
+
+
+class BatchNormalising(Convolutional):
+    def encode(self, images: Tensor) -> Tensor:
+        return super().encode(images - images.mean())
+
+
+class InPlace(Convolutional):
+    def encode(self, images: Tensor) -> Tensor:
+        return super().encode(images.mul_(0.5))
+
+
+class InPlaceDecoding(Convolutional):
+    def decode(self, latents: Tensor) -> Tensor:
+        return super().decode(latents.add_(1))
+
+
+@pytest.mark.parametrize(
+    ("broken", "law", "message"),
+    [
+        (WrongFactor, "encoding_has_the_declared_shape", r"downsample_factor 8, got"),
+        (WrongChannels, "encoding_has_the_declared_shape", r"channels 4"),
+        (WrongType, "encoding_has_the_declared_shape", "torch.float64"),
+        (Infinite, "decoding_gives_back_the_shape", "0% finite"),
+        (
+            Cropping,
+            "decoding_gives_back_the_shape",
+            r"expected \(2, 3, 32, 32\) torch.float32 back, got \(2, 3, 32, 31\)",
+        ),
+        (Trainable, "no_gradient_reaches_the_parameters", "1 parameters get a gradient, first weight"),
+        (Sampling, "encoding_is_deterministic", "two runs differ by"),
+        (BatchNormalising, "images_do_not_influence_each_other", "with the rest of the batch"),
+        (InPlace, "inputs_are_not_changed", "input changed"),
+        (InPlaceDecoding, "inputs_are_not_changed", "input changed"),
+    ],
+)
+def test_broken_autoencoders_are_found(broken: type[Autoencoder], law: str, message: str) -> None:
+    with pytest.raises(LawBroken, match=message):
+        LAWS[law].check(broken(Options(), AutoencoderFacts(3)))

@@ -1,0 +1,230 @@
+"""Every built-in data set holds every law, and for every law there is a data set that breaks it."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dfm_core.conformance import LawBroken, laws_of
+from dfm_core.conformance.law import Law
+from dfm_core.interfaces.dataset import Dataset, DatasetFacts, Sample
+from dfm_core.plugins import Options
+from dfm_plugins.datasets.folder import Folder
+from dfm_plugins.datasets.shapes import Shapes
+from dfm_plugins.datasets.specs import SPECS, FolderOptions, ShapesOptions
+
+LAWS = {law.name: law for law in laws_of("dataset")}
+IN_A_PROCESS = "loads_the_same_in_another_process"
+
+
+def folder_of_noise(path: Path, classes: int) -> None:
+    """Write 24 images, one of them cut off."""
+    generator = np.random.default_rng(0)
+    for index in range(24):
+        place = path / f"class {index % classes}" if classes else path
+        place.mkdir(exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (14, 20, 3), dtype=np.uint8)).save(place / f"{index}.png")
+    (place / "0cut.png").write_bytes((place / f"{index}.png").read_bytes()[:300])
+
+
+def shapes(size: tuple[int, int], split: str, **options: object) -> Callable[[Path], Dataset]:
+    facts = DatasetFacts(size, split, 0)  # type: ignore[arg-type]
+    return lambda path: Shapes(ShapesOptions(**options), facts)  # type: ignore[arg-type]
+
+
+def folder(classes: int, size: tuple[int, int], split: str, **options: object) -> Callable[[Path], Dataset]:
+    def make(path: Path) -> Dataset:
+        folder_of_noise(path, classes)
+        facts = DatasetFacts(size, split, 0)  # type: ignore[arg-type]
+        return Folder(FolderOptions(path=str(path), **options), facts)  # type: ignore[arg-type]
+
+    return make
+
+
+BUILT_IN = {
+    "shapes": shapes((16, 16), "train"),
+    "shapes plain wide": shapes((12, 20), "train", texture="plain", rotation=180),
+    "shapes hard validation": shapes((20, 12), "validation", texture="hard"),
+    "shapes few": shapes((16, 16), "train", train_images=3, validation_images=0),
+    "folder": folder(3, (8, 8), "train", crop="random", flip=True, validation_fraction=0.3),
+    "folder flat": folder(0, (12, 8), "train"),
+    "folder validation": folder(2, (8, 16), "validation", validation_fraction=0.4),
+}
+# A spawned process takes seconds, so one data set a component.
+CASES = [
+    pytest.param(make, law, id=f"{name}-{law.name}")
+    for name, make in BUILT_IN.items()
+    for law in LAWS.values()
+    if law.name != IN_A_PROCESS or name in ("shapes", "folder")
+]
+
+
+@pytest.mark.parametrize(("make", "law"), CASES)
+def test_laws_hold(make: Callable[[Path], Dataset], law: Law, tmp_path: Path) -> None:
+    law.check(make(tmp_path))
+
+
+def test_every_component_is_tested() -> None:
+    assert {spec.name for spec in SPECS} == {name.split()[0] for name in BUILT_IN}
+
+
+class Sound(Dataset):
+    """A minimal data set that holds every law; the broken ones change one thing about it."""
+
+    def __init__(self, options: Options, facts: DatasetFacts) -> None:
+        super().__init__(options, facts)
+        self.loads = 0
+        self.given: dict[int, torch.Tensor] = {}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return ("low", "high")
+
+    def __len__(self) -> int:
+        return 10
+
+    def value(self, index: int) -> float:
+        return (index + (0.25 if self.facts.split == "train" else 0.5)) / 10
+
+    def load(self, index: int, epoch: int) -> Sample:
+        return {"image": torch.full((3, *self.facts.size), self.value(index)), "label": index % 2}
+
+
+class WrongShape(Sound):
+    def load(self, index: int, epoch: int) -> Sample:
+        return {"image": torch.zeros(1, *self.facts.size), "label": 0}
+
+
+class WrongRange(Sound):
+    def value(self, index: int) -> float:
+        return 25.5 * index
+
+
+class NotANumber(Sound):
+    def value(self, index: int) -> float:
+        return float("nan")
+
+
+class WrongType(Sound):
+    def load(self, index: int, epoch: int) -> Sample:
+        return {"image": torch.zeros(3, *self.facts.size, dtype=torch.uint8), "label": 0}
+
+
+class TooMuch(Sound):
+    def load(self, index: int, epoch: int) -> Sample:
+        return super().load(index, epoch) | {"caption": 3}
+
+
+class LabelOutside(Sound):
+    def load(self, index: int, epoch: int) -> Sample:
+        return super().load(index, epoch) | {"label": 2}
+
+
+class LabelMissing(Sound):
+    def load(self, index: int, epoch: int) -> Sample:
+        return {"image": torch.zeros(3, *self.facts.size)}
+
+
+class LabelWithoutClasses(Sound):
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return ()
+
+
+class SameNames(Sound):
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return ("low", "low")
+
+
+class Counting(Sound):
+    def value(self, index: int) -> float:
+        self.loads += 1
+        return self.loads / 1e6
+
+
+class Sharing(Sound):
+    def load(self, index: int, epoch: int) -> Sample:
+        image = self.given.setdefault(index, torch.full((3, *self.facts.size), self.value(index)))
+        return {"image": image, "label": index % 2}
+
+
+class OfItsProcess(Sound):
+    def value(self, index: int) -> float:
+        return (os.getpid() % 1000) / 1000
+
+
+class Unpicklable(Sound):
+    def __init__(self, options: Options, facts: DatasetFacts) -> None:
+        super().__init__(options, facts)
+        self.read = lambda index: index
+
+
+class GlobalTorch(Sound):
+    def value(self, index: int) -> float:
+        return float(torch.rand(()))
+
+
+class GlobalNumpy(Sound):
+    def value(self, index: int) -> float:
+        return float(np.random.rand())  # noqa: NPY002
+
+
+class GlobalPython(Sound):
+    def value(self, index: int) -> float:
+        state = random.getstate()
+        value = random.random()
+        random.setstate(state)
+        return value
+
+
+class SameSplits(Sound):
+    def value(self, index: int) -> float:
+        return index / 10
+
+
+def test_the_sound_one_holds_every_law() -> None:
+    for name, law in LAWS.items():
+        if name != IN_A_PROCESS:
+            law.check(Sound(Options(), DatasetFacts((4, 6), "train", 0)))
+
+
+@pytest.mark.parametrize(
+    ("broken", "law", "message"),
+    [
+        (WrongShape, "samples_have_the_declared_form", r"expected the shape \(3, 4, 6\), got \(1, 4, 6\)"),
+        (WrongRange, "samples_have_the_declared_form", r"in \[-1, 1\], got 25\.5"),
+        (NotANumber, "samples_have_the_declared_form", "finite"),
+        (WrongType, "samples_have_the_declared_form", "expected a float32 tensor, got torch.uint8"),
+        (TooMuch, "samples_have_the_declared_form", "caption"),
+        (LabelOutside, "labels_match_the_classes", "int label in 0…1, got 2"),
+        (LabelMissing, "labels_match_the_classes", "got None"),
+        (LabelWithoutClasses, "labels_match_the_classes", "no classes"),
+        (SameNames, "labels_match_the_classes", "different class names"),
+        (Counting, "loading_is_pure", "other bits at the second load"),
+        (Sharing, "loading_is_pure", "return a copy"),
+        (OfItsProcess, IN_A_PROCESS, "differ in a spawned process"),
+        (Unpicklable, IN_A_PROCESS, "cannot be pickled"),
+        (GlobalTorch, "global_random_state_is_untouched", "state of torch"),
+        (GlobalNumpy, "global_random_state_is_untouched", "state of NumPy"),
+        (GlobalPython, "global_random_state_is_untouched", "depend on a global random state"),
+        (SameSplits, "splits_are_disjoint", "10 samples are in both splits"),
+    ],
+)
+def test_broken_data_sets_are_found(broken: type[Sound], law: str, message: str) -> None:
+    with pytest.raises(LawBroken, match=message):
+        LAWS[law].check(broken(Options(), DatasetFacts((4, 6), "train", 0)))
+
+
+def test_laws_leave_the_global_random_state_as_it_was() -> None:
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index,union-attr]  # noqa: NPY002
+    LAWS["global_random_state_is_untouched"].check(Sound(Options(), DatasetFacts((4, 6), "train", 0)))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]  # type: ignore[index,union-attr]  # noqa: NPY002
