@@ -1,4 +1,4 @@
-"""Time of making one image, and its share of a training step: `python benchmarks/data.py --step-ms 200 --batch-size 32`.
+"""Time of making one image, and its share of a step: `python benchmarks/data.py --step-ms 200 --batch-size 32`.
 
 One core makes the images; with w worker processes divide by up to w. Times are the smallest of several rounds.
 """
@@ -9,7 +9,6 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -28,16 +27,16 @@ ROUNDS = 5
 PHOTO = (1280, 960)
 
 
-def microseconds(load: Callable[[int], object], seconds: float) -> float:
-    """Return the time of one call of `load(index)`: the smallest mean of ROUNDS rounds of `seconds` each."""
-    load(0)
+def microseconds(dataset: Dataset, seconds: float) -> float:
+    """Return the time of loading one sample: the smallest mean of ROUNDS rounds of `seconds` each."""
+    dataset.load(0, 0)
     best, index = float("inf"), 0
     for _ in range(ROUNDS):
-        start, calls = time.perf_counter(), 0
-        while (elapsed := time.perf_counter() - start) < seconds or not calls:
-            index, calls = index + 1, calls + 1
-            load(index)
-        best = min(best, elapsed / calls)
+        start, first = time.perf_counter(), index
+        while (elapsed := time.perf_counter() - start) < seconds or index == first:
+            index += 1
+            dataset.load(index % len(dataset), 0)
+        best = min(best, elapsed / (index - first))
     return 1e6 * best
 
 
@@ -77,9 +76,7 @@ def main() -> None:
         print(f"{'data set':24} {'size':>5} {'us/image':>9}" + (f" {'of step':>8}" if arguments.step_ms else ""))
         for size in arguments.sizes:
             for name, dataset in datasets(size, Path(photos)).items():
-                cost = microseconds(
-                    lambda index, dataset=dataset: dataset.load(index % len(dataset), 0), arguments.seconds
-                )  # type: ignore[misc]
+                cost = microseconds(dataset, arguments.seconds)
                 share = f" {cost * arguments.batch_size / 1e3 / arguments.step_ms:8.1%}" if arguments.step_ms else ""
                 print(f"{name:24} {size:5} {cost:9.0f}{share}")
     report_batches(arguments.sizes[0], arguments.batch_size, arguments.workers)
@@ -96,7 +93,8 @@ def report_batches(size: int, batch_size: int, workers: int) -> None:
     list(islice(batches, steps))
     rate = steps * batch_size / (time.perf_counter() - start)
     print(
-        f"batches of {batch_size} shapes at {size} px, {workers} workers: {rate:.0f} images/s, {1e6 / rate:.0f} us/image"
+        f"batches of {batch_size} shapes at {size} px, {workers} workers: "
+        f"{rate:.0f} images/s, {1e6 / rate:.0f} us/image"
     )
 
 

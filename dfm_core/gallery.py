@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -17,24 +18,30 @@ ANIMATION_WIDTH = 768
 LAST_FRAME_MS = 1500
 
 
+def grid_columns(num_images: int, num_labels: int = 0) -> int:
+    """Columns of a grid: about square, and where the labels take turns a class keeps its columns.
+
+    num_labels: how many take turns, 0 for none. One row where there are no more images than labels or columns.
+    """
+    square = math.isqrt(max(0, num_images - 1)) + 1
+    aligned = -(-square // num_labels) * num_labels if num_labels else square
+    return min(num_images, aligned if aligned <= 2 * square else square)
+
+
 class Gallery:
     """Collects the batches of one generation, then writes them.
 
-    previews: also write the images at the end of every phase. animate: also write every step as an animation.
+    columns: of the grids. previews: also write the images at the end of every phase. animate: also write every step
+    as an animation.
     """
 
-    def __init__(self, num: int, previews: bool = False, animate: bool = False) -> None:
-        self.num = num
+    def __init__(self, columns: int, previews: bool = False, animate: bool = False) -> None:
+        self.columns = columns
         self.keep_previews = previews
         self.keep_frames = animate
         self.images: list[Tensor] = []
         self._previews: dict[int, list[Tensor]] = {}
         self._frames: dict[int, list[Tensor]] = {}
-
-    @property
-    def columns(self) -> int:
-        """Columns of the grid: as square as it gets."""
-        return max(1, round(self.num**0.5 + 0.49))
 
     def collect(self, steps: Iterable[GenerationStep]) -> None:
         """Run one batch to its end and keep what will be written."""

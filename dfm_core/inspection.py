@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,11 @@ from dfm_core.stages import StageLayout, Stages
 
 @dataclass(frozen=True)
 class StageNumbers:
-    """One stage of one image. energy: its share of the sum of squares over all stages."""
+    """One stage of one image.
+
+    energy: its share of the sum of squares over all stages, every stage enlarged to the finest one's pixels. For
+    orthogonal transforms (dct, orthogonal wavelets) this is the share of the image's energy.
+    """
 
     stage: int
     resolution: tuple[int, ...]
@@ -45,6 +50,8 @@ def inspect_decomposition(decomposition: Decomposition, image: Tensor) -> Decomp
     stages = decomposition.decompose(image)
     previews = tuple(decomposition.recompose(stages[: index + 1]) for index in range(len(stages)))
     squares = [float(stage.double().square().sum()) for stage in stages]
+    finest = math.prod(layout[-1].resolution)
+    energies = [square * finest / math.prod(entry.resolution) for entry, square in zip(layout, squares, strict=True)]
     numbers = tuple(
         StageNumbers(
             stage=index + 1,
@@ -52,9 +59,9 @@ def inspect_decomposition(decomposition: Decomposition, image: Tensor) -> Decomp
             shape=entry.shape,
             rms=(square / stage.numel()) ** 0.5,
             std=float(stage.double().std(correction=0)),
-            energy=square / max(sum(squares), 1e-30),
+            energy=energy / max(sum(energies), 1e-30),
         )
-        for index, (entry, stage, square) in enumerate(zip(layout, stages, squares, strict=True))
+        for index, (entry, stage, square, energy) in enumerate(zip(layout, stages, squares, energies, strict=True))
     )
     error = (previews[-1] - image).abs()
     return DecompositionReport(layout, stages, previews, numbers, float(error.max()), float(error.mean()))

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor
 
+from dfm_core.errors import UsageError, suggest
 from dfm_core.interfaces.stage_schedule import ScheduleGrid
 from dfm_core.stages import StageLayout, Stages, format_size
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+Picture = np.ndarray[Any, Any]
+"""(H, W, 3), 0 to 1."""
+
+DPI = 120
+SMALLEST_PANEL, LARGEST_PANEL, WIDEST_SHEET = 3.1, 7.0, 24.0
+"""Width of a contact sheet's panels and of the whole sheet, in inches."""
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -28,34 +38,69 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def check_picture_path(path: Path) -> None:
+    """Raise UsageError unless a figure can be written to `path`: no folder, and a format that there is."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    formats = FigureCanvasBase.get_supported_filetypes()
+    ending = path.suffix.lstrip(".").lower()
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; expected the name of a picture to write, such as {path / 'picture.png'}")
+    if ending and ending not in formats:
+        raise UsageError(
+            f"{path}: pictures of the format {ending!r} cannot be written.{suggest(ending, formats)} Use .png"
+        )
+
+
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG (or by the path's ending), under its final name only when complete."""
+    """Write a figure as PNG (or by the path's ending), under its final name only when complete. Raises UsageError."""
+    check_picture_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, dpi=120, format=path.suffix.lstrip(".") or "png")
-    partial.replace(path)
+    try:
+        figure.savefig(partial, dpi=DPI, format=path.suffix.lstrip(".").lower() or "png")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def plot_schedule(grid: ScheduleGrid, thresholds: Sequence[float] = ()) -> Figure:
-    """Draw the timestep of every stage over the steps (paper figure 2a): one line a stage, phases shaded."""
-    figure = new_figure(8, 4.2)
+def plot_schedule(grid: ScheduleGrid, title: str = "") -> Figure:
+    """Draw the timestep of every stage over the steps (paper figure 2a): one line a stage, phases apart."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure = new_figure(8, 4.4)
     axes = figure.add_subplot()
-    steps = np.arange(grid.num_steps + 1)
     for stage in range(grid.num_stages):
-        axes.plot(steps, grid.t[:, stage].numpy(), marker=".", markersize=4, label=f"stage {stage + 1}")
+        _draw_stage(axes, grid, stage)
     for index, start in enumerate(phase_starts(grid)):
         axes.axvline(start, color="0.75", linewidth=0.8, zorder=0)
         axes.annotate(
-            f"phase {index + 1}", (start, 1.04), xytext=(3, 0), textcoords="offset points", color="0.4", fontsize=8
+            f"phase {index + 1}", (start, 1.06), xytext=(3, 0), textcoords="offset points", color="0.4", fontsize=8
         )
-    for threshold in sorted(set(thresholds)):
-        axes.axhline(threshold, color="0.75", linewidth=0.8, linestyle=":", zorder=0)
-        axes.annotate(
-            f"τ = {threshold:g}", (0, threshold), xytext=(2, 2), textcoords="offset points", color="0.4", fontsize=8
-        )
-    axes.set(xlabel="step", ylabel="t (0 noise, 1 data)", xlim=(0, grid.num_steps), ylim=(-0.03, 1.12))
+    axes.set(xlabel="step", ylabel="t  (0 noise, 1 data)", xlim=(0, grid.num_steps), ylim=(-0.03, 1.14), title=title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="lower right")
     return figure
+
+
+def _draw_stage(axes: Any, grid: ScheduleGrid, stage: int) -> None:
+    """Draw one stage from the step at which it appears, and name its t where the next one appears."""
+    seen = torch.nonzero(grid.visible[:, stage]).flatten()
+    first = int(seen[0]) if len(seen) else 0
+    t = grid.t[:, stage].numpy()
+    steps = np.arange(first, grid.num_steps + 1)
+    (line,) = axes.plot(steps, t[first:], marker=".", markersize=4, label=f"stage {stage + 1}")
+    handovers = [start for start in phase_starts(grid) if start > first][:1]
+    for step in handovers:
+        axes.annotate(
+            f"τ = {t[step]:.3g}",
+            (step, t[step]),
+            xytext=(-4, 4),
+            textcoords="offset points",
+            ha="right",
+            color=line.get_color(),
+            fontsize=9,
+        )
 
 
 def phase_starts(grid: ScheduleGrid) -> list[int]:
@@ -72,48 +117,69 @@ def plot_decomposition(
     stages, previews: of one image, with a batch dimension of 1. original: (1, C, H, W) in [-1, 1].
     """
     columns = len(stages) + 1
-    figure = new_figure(3.1 * columns, 6.9)
+    height, width = original.shape[2:]
+    panel = min(max(SMALLEST_PANEL, width / DPI), LARGEST_PANEL, max(SMALLEST_PANEL, WIDEST_SHEET / columns))
+    figure = new_figure(panel * columns, 0.4 + 2 * (panel * height / width + 0.45))
     figure.suptitle(title)
     axes = figure.subplots(2, columns, squeeze=False)
     for index, (entry, stage, preview) in enumerate(zip(layout, stages, previews, strict=True)):
+        picture, shown = stage_picture(stage[0], original.shape[1], is_first=index == 0)
         rms = float(stage.float().square().mean().sqrt())
-        picture, shown = stage_picture(stage[0], original.shape[1], residual=index > 0)
-        heading = f"stage {index + 1}: {'×'.join(map(str, entry.shape))}\nrms {rms:.3f}, shown {shown}"
-        show(axes[0][index], picture, heading)
-        show(axes[1][index], to_picture(preview[0]), f"stages 1–{index + 1}: {format_size(entry.resolution)} px")
+        shape = "×".join(map(str, entry.shape))
+        show(axes[0][index], picture, f"stage {index + 1}: {shape}\nrms {rms:.3f}, {shown}")
+        included = "stage 1" if index == 0 else f"stages 1 to {index + 1}"
+        show(axes[1][index], to_picture(preview[0]), f"{included}: preview of {_pixels(entry.resolution)}")
+    show(axes[0][-1], to_picture(original[0]), f"original\n{_pixels(tuple(original.shape[2:]))}")
     error = previews[-1] - original
-    show(axes[0][-1], to_picture(original[0]), f"original\n{format_size(original.shape[2:])} px")
     peak = float(error.abs().max())
-    picture = to_picture(error[0] / max(peak, 1e-12))
-    show(axes[1][-1], picture, f"reconstruction error\nmax {peak:.1e} (shown ×{1 / max(peak, 1e-12):.0e})")
+    shown = f"largest {peak:.1e}, shown ×{1 / peak:.0e}" if peak else "none"
+    show(axes[1][-1], to_picture(error[0] / (peak or 1)), f"reconstruction error\n{shown}")
     return figure
 
 
-def stage_picture(stage: Tensor, channels: int, residual: bool) -> tuple[np.ndarray[Any, Any], str]:
-    """Picture of a stage's tensor (C_s, H, W) and how it was scaled: sub-bands side by side, residuals around grey."""
-    stage = stage.float()
-    bands = stage.shape[0] // channels if stage.shape[0] % channels == 0 else stage.shape[0]
-    if bands > 1:
-        columns = int(np.ceil(np.sqrt(bands)))
-        stage = rearrange(stage, "(n c) h w -> n c h w", n=bands)
-        stage = torch.cat([stage, stage.new_zeros(columns * -(-bands // columns) - bands, *stage.shape[1:])])
-        stage = rearrange(stage, "(r q) c h w -> c (r h) (q w)", q=columns)
+def stage_picture(stage: Tensor, channels: int, is_first: bool) -> tuple[Picture, str]:
+    """Picture of a stage's tensor (C_s, H, W) and how it was scaled: sub-bands as tiles, details around grey.
+
+    channels: of the image; a tensor with a multiple of them holds one sub-band each.
+    """
+    stage = stage.float().cpu()
     # The 99.5th percentile, not the maximum: one bright edge must not turn the whole residual grey.
-    peak = float(torch.quantile(stage.abs().flatten()[:: max(1, stage.numel() // 100_000)], 0.995)) if residual else 1.0
-    gain = 1 / max(peak, 1e-6)
-    return to_picture(stage * gain), f"×{gain:.1f}" if residual else "as is"
+    peak = float(torch.quantile(stage.abs().flatten()[:: max(1, stage.numel() // 100_000)], 0.995))
+    if is_first and peak <= 1:
+        gain, shown = 1.0, "shown as is"
+    else:
+        gain = 1 / max(peak, 1e-6)
+        shown = f"shown ×{gain:.2g}" if peak else "empty"
+    bands = stage.shape[0] // channels if stage.shape[0] % channels == 0 else stage.shape[0]
+    pictures = [to_picture(band * gain) for band in stage.chunk(bands)]
+    return tile(pictures), shown if bands == 1 else f"{bands} sub-bands, {shown}"
 
 
-def to_picture(image: Tensor) -> np.ndarray[Any, Any]:
-    """(C, H, W) in [-1, 1] to (H, W, 3) in [0, 1]; other channel counts show their first."""
+def tile(pictures: Sequence[Picture]) -> Picture:
+    """Pictures of one size as a square of tiles with white lines between; one picture stays as it is."""
+    if len(pictures) == 1:
+        return pictures[0]
+    columns = math.isqrt(len(pictures) - 1) + 1
+    gap = max(1, pictures[0].shape[1] // 32)
+    padded = [np.pad(picture, ((0, gap), (0, gap), (0, 0)), constant_values=1) for picture in pictures]
+    padded += [np.ones_like(padded[0])] * (columns**2 - len(padded))
+    return rearrange(np.stack(padded), "(r c) h w k -> (r h) (c w) k", c=columns)[:-gap, :-gap]
+
+
+def to_picture(image: Tensor) -> Picture:
+    """(C, H, W) in [-1, 1] to (H, W, 3) in [0, 1]; other channel counts than 1 and 3 show their first."""
     image = image.detach().float().cpu().clamp(-1, 1)
-    image = image if image.shape[0] == 3 else image[:1].expand(3, -1, -1)
+    image = image if image.shape[0] == 3 else repeat(image[0], "h w -> c h w", c=3)
     return rearrange(image, "c h w -> h w c").numpy() / 2 + 0.5
 
 
-def show(axes: Any, picture: np.ndarray[Any, Any], title: str) -> None:
-    """Draw a picture without ticks and without smoothing, so that its pixels show."""
-    axes.imshow(picture, interpolation="nearest")
+def show(axes: Any, picture: Picture, title: str) -> None:
+    """Draw a picture without ticks: pixels show where they are large, and nothing aliases where they are small."""
+    axes.imshow(picture, interpolation="antialiased")
     axes.set_title(title, fontsize=9)
     axes.set_xticks([])
     axes.set_yticks([])
+
+
+def _pixels(size: tuple[int, ...]) -> str:
+    return f"{format_size(size).replace('x', '×')} px"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +21,20 @@ from dfm_core.assembly import (
     resolve_device,
     snapshot,
 )
+from dfm_core.config.resolve import read_config
 from dfm_core.config.settings import ComponentChoice
-from dfm_core.errors import CheckpointError, DataError
+from dfm_core.errors import CheckpointError, CompositionError, DataError, UsageError
+from dfm_core.gallery import grid_columns
 from dfm_core.generation import generate_images
 from dfm_core.images import make_grid, save_png
 from dfm_core.interfaces.dataset import Dataset
 from dfm_core.model import read_weights
 from dfm_core.plugins.registry import OBJECT_PREFIX
 from dfm_core.randomness import BatchRandomness, derive_generator, derive_seed
+from dfm_core.solvers import make_solver
 from dfm_core.stages import format_size
 from dfm_core.training.checkpoint import Checkpoint, load_newest
-from dfm_core.training.data import BatchStream, load_batch
+from dfm_core.training.data import BatchStream, UnreadableSamples, load_batch
 from dfm_core.training.progress import QuietReporter, Reporter
 from dfm_core.training.run_directory import RunDirectory
 from dfm_core.training.trainer import Trainer, TrainingResult
@@ -44,11 +48,34 @@ STATISTICS_BATCH = 16
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a training leaves. path: the run's folder. training: how it ended. composition: holds the raw weights."""
+    """What a training leaves.
+
+    path: the run's folder. training: how it ended. composition: holds the raw weights. first_step: finished steps
+    before it. unreadable: how many samples of the data could not be read and were skipped.
+    """
 
     path: Path
     training: TrainingResult
     composition: Composition
+    first_step: int
+    unreadable: int
+
+
+class SkippedSamples:
+    """Warnings about unreadable samples, each passed on once, whoever comes across the sample."""
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self._warn = warn
+        self._messages: set[str] = set()
+
+    def __call__(self, message: str) -> None:
+        """Warn, unless it was said before."""
+        if message not in self._messages:
+            self._messages.add(message)
+            self._warn(message)
+
+    def __len__(self) -> int:
+        return len(self._messages)
 
 
 def describe_data(dataset: Dataset) -> DataDescription:
@@ -75,15 +102,19 @@ def start_run(
     if output is not None:
         RunDirectory.check_new(output)  # before the data is read, not after
     device = resolve_device(config.device)
+    reporter = reporter or QuietReporter()
     assembler = Assembler(config, registry, objects)
     dataset = assembler.dataset()
-    images = statistics_batches(dataset, config.flow.statistics_images)
-    composition = assembler.compose(describe_data(dataset), None, device, images)
+    data = describe_data(dataset)
+    check_sampling(config, data)
+    skipped = SkippedSamples(reporter.warn)
+    images = statistics_batches(dataset, config.flow.statistics_images, skipped)
+    composition = assembler.compose(data, None, device, images)
     if init_from is not None:
         initialise_from(composition, init_from, reporter)
     run = RunDirectory.create(output, config.name or default_name(config))
     run.write_config(config.model_dump(mode="json"))
-    return _train(run, assembler, composition, dataset, None, reporter, announce)
+    return _train(run, assembler, composition, dataset, None, reporter, skipped, announce)
 
 
 def resume_run(
@@ -95,11 +126,21 @@ def resume_run(
     reporter: Reporter | None = None,
     announce: Callable[[Path, Composition], None] | None = None,
 ) -> FinishedRun:
-    """Go on with the run at `path` from its newest complete checkpoint, under `config` (checked by the caller)."""
+    """Go on with the run at `path` from its newest complete checkpoint, under `config` (checked by the caller).
+
+    An `output` other than the run's own is a new folder: the run goes on there, and what lies at `path` stays.
+    """
+    reporter = reporter or QuietReporter()
     run = RunDirectory.open(path)
     checkpoint, passed_over = load_newest(path)
     for message in passed_over:
-        (reporter or QuietReporter()).warn(message)
+        reporter.warn(message)
+    if config.training.max_steps < checkpoint.step:
+        raise UsageError(
+            f"{path} has {checkpoint.step} finished steps, expected a --max-steps (training.max_steps) of at least "
+            f"that, got {config.training.max_steps}"
+        )
+    target = new_output(run, config, registry)
     assembler = Assembler(config, registry, objects)
     saved = checkpoint.state
     assembler.check_providers(saved["providers"])
@@ -111,8 +152,41 @@ def resume_run(
             f"{path} was trained on classes {data.classes}, the data now has {dataset.classes}; "
             "point it to the same data"
         )
+    if target is not None:
+        run, checkpoint = continue_elsewhere(run, checkpoint, target)
     run.write_config(config.model_dump(mode="json"))
-    return _train(run, assembler, composition, dataset, checkpoint, reporter, announce)
+    return _train(run, assembler, composition, dataset, checkpoint, reporter, SkippedSamples(reporter.warn), announce)
+
+
+def check_sampling(config: RunConfig, data: DataDescription) -> None:
+    """Raise UsageError for sampling settings that would stop the run only at its first sample grid."""
+    make_solver(config.sampling.solver)
+    if config.sampling.cfg != 1 and not data.classes:
+        raise CompositionError(
+            f"sampling.cfg={config.sampling.cfg:g} asks for guidance, which needs labels, and the data has none: "
+            "set sampling.cfg=1, or use labelled data (a folder with a sub-folder for each class)"
+        )
+
+
+def new_output(run: RunDirectory, config: RunConfig, registry: Registry) -> Path | None:
+    """Folder in which the run is to go on, None for where it lies. Raises UsageError if something is there."""
+    before = read_config(run.config, registry).config.output
+    if config.output is None or config.output == before or Path(config.output).resolve() == run.path.resolve():
+        return None
+    RunDirectory.check_new(Path(config.output))
+    return Path(config.output)
+
+
+def continue_elsewhere(run: RunDirectory, checkpoint: Checkpoint, target: Path) -> tuple[RunDirectory, Checkpoint]:
+    """Copy what a run needs to go on (its checkpoint and its log) to the new folder `target`."""
+    new = RunDirectory.create(target)
+    path = new.path / checkpoint.path.relative_to(run.path)
+    shutil.copytree(checkpoint.path, path)
+    if run.metrics.exists():
+        shutil.copyfile(run.metrics, new.metrics)
+    if run.tensorboard.exists():
+        shutil.copytree(run.tensorboard, new.tensorboard)
+    return new, Checkpoint(path, checkpoint.state)
 
 
 def _train(
@@ -121,18 +195,18 @@ def _train(
     composition: Composition,
     dataset: Dataset,
     start: Checkpoint | None,
-    reporter: Reporter | None,
+    reporter: Reporter,
+    skipped: SkippedSamples,
     announce: Callable[[Path, Composition], None] | None,
 ) -> FinishedRun:
     config = assembler.config
-    reporter = reporter or QuietReporter()
     stream = BatchStream(
         dataset,
         config.training.batch_size,
         config.seed,
         workers=config.workers,
         pin_memory=composition.device.type == "cuda",
-        warn=reporter.warn,
+        warn=skipped,
     )
     if announce is not None:
         announce(run.path, composition)
@@ -147,10 +221,11 @@ def _train(
         seed=config.seed,
         snapshot=snapshot(composition, assembler.providers()),
         on_samples=lambda step: save_sample_grid(composition, run.samples / f"step_{step:08d}.png"),
-        validate=validation(composition, assembler),
+        validate=validation(composition, assembler, skipped),
         reporter=reporter,
     )
-    return FinishedRun(run.path, trainer.train(start), composition)
+    training = trainer.train(start)
+    return FinishedRun(run.path, training, composition, start.step if start else 0, len(skipped))
 
 
 def fixed_choice(dataset: Dataset, count: int) -> list[int]:
@@ -160,11 +235,14 @@ def fixed_choice(dataset: Dataset, count: int) -> list[int]:
     return torch.randperm(len(dataset), generator=generator)[:count].tolist()
 
 
-def statistics_batches(dataset: Dataset, num_images: int) -> Iterator[Tensor]:
-    """The images from which stage statistics are estimated, batch by batch."""
+def statistics_batches(
+    dataset: Dataset, num_images: int, warn: Callable[[str], None] | None = None
+) -> Iterator[Tensor]:
+    """The images from which stage statistics are estimated, batch by batch. warn: told of unreadable ones."""
     indices = fixed_choice(dataset, num_images)
+    unreadable = UnreadableSamples(len(dataset), warn)
     for start in range(0, len(indices), STATISTICS_BATCH):
-        yield load_batch(dataset, indices[start : start + STATISTICS_BATCH])["image"]
+        yield load_batch(dataset, indices[start : start + STATISTICS_BATCH], unreadable=unreadable)["image"]
 
 
 def initialise_from(composition: Composition, source: Path, reporter: Reporter | None = None) -> None:
@@ -195,11 +273,16 @@ def save_sample_grid(composition: Composition, path: Path) -> None:
         indices = range(first, min(first + sampling.batch_size, sampling.num))
         labels = [index % classes for index in indices] if classes else None
         images.append(generate_images(composition.generate(indices, labels, seed=composition.config.seed)).cpu())
-    save_png(path, make_grid(torch.cat(images)))
+    save_png(path, make_grid(torch.cat(images), grid_columns(sampling.num, min(classes, sampling.num))))
 
 
-def validation(composition: Composition, assembler: Assembler) -> Callable[[], dict[str, float]] | None:
-    """Return a function that measures the loss on held-out data with fixed noise, or None where there is none."""
+def validation(
+    composition: Composition, assembler: Assembler, warn: Callable[[str], None]
+) -> Callable[[], dict[str, float]] | None:
+    """Return a function that measures the loss on held-out data with fixed noise, or None where there is none.
+
+    warn: told of unreadable samples.
+    """
     config = assembler.config
     if not config.logging.validation_every:
         return None
@@ -209,13 +292,15 @@ def validation(composition: Composition, assembler: Assembler) -> Callable[[], d
         return None
     objective, size = composition.objective(), config.training.batch_size
     seed = derive_seed(config.seed, "validation")
+    unreadable = UnreadableSamples(len(dataset), warn)
 
     @torch.no_grad()
     def validate() -> dict[str, float]:
         reports, sizes = [], []
         for step, first in enumerate(range(0, len(chosen), size)):
             indices = chosen[first : first + size]
-            batch = {name: value.to(composition.device) for name, value in load_batch(dataset, indices).items()}
+            loaded = load_batch(dataset, indices, unreadable=unreadable)
+            batch = {name: value.to(composition.device) for name, value in loaded.items()}
             reports.append(objective(batch, BatchRandomness(seed, step, 0, len(indices), len(indices))))
             sizes.append(len(indices))
         sums, counts = torch.stack([report.parts for report in reports]).sum(0).cpu()

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from dfm_core.cli.command import command
+from dfm_core.cli.output import info
+from dfm_core.errors import UsageError
 
 
 @command
@@ -15,8 +17,14 @@ def export(
     run: Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN")],
     target: Annotated[Path, typer.Argument(help="New folder for the model.", metavar="FOLDER")],
 ) -> None:
-    """Write the averaged weights (model.safetensors) and their description (model.json) for others to load."""
+    """Write a run's model for others to load.
+
+    The averaged weights go to model.safetensors, what describes them to model.json; the data is not needed to load it.
+    """
+    if target.exists():  # before torch is imported and the weights are read
+        raise UsageError(f"{target} exists already; choose another folder")
     from dfm_core.model import load
 
     folder = load(run, device="cpu").export(target)
-    print(f'wrote {folder}; in Python: dfm_core.load("{folder}")')
+    print(f"wrote {folder}")
+    info(f'load it with:  dfm sample {folder}   or, in Python, dfm_core.load("{folder}")')

@@ -2,77 +2,112 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dfm_core.cli.command import Json, command
-from dfm_core.cli.output import info, print_json
+from dfm_core.cli.numbers import read_counts, read_numbers
+from dfm_core.cli.output import console, info, output_options, print_json
 from dfm_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from dfm_core.model import Model
+    from dfm_core.generation import GenerationStep
 
 
 @command
 def sample(
     run: Annotated[Path, typer.Argument(help="Folder of a run, or of an exported model.", metavar="RUN")],
     num: Annotated[int | None, typer.Option(help="Images.", min=1, show_default="the run's, 16")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images generated at once; changes none of them.", min=1)] = None,
-    label: Annotated[str | None, typer.Option(help="Classes by number or name, in turn: 0,3. All without.", metavar="LABELS")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images generated at once; changes none of them.", min=1)
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Classes by number or name, in turn: 0,3. All without.", metavar="LABELS")
+    ] = None,
     cfg: Annotated[float | None, typer.Option(help="Guidance weight; 1 is none.", min=0)] = None,
     steps: Annotated[str | None, typer.Option(help="Steps of each stage: 30,10.", metavar="STEPS")] = None,
-    thresholds: Annotated[str | None, typer.Option(help="t at which the next stage starts: 0.7.", metavar="THRESHOLDS")] = None,
+    thresholds: Annotated[
+        str | None, typer.Option(help="t at which the next stage starts: 0.7.", metavar="THRESHOLDS")
+    ] = None,
     solver: Annotated[str | None, typer.Option(help="euler, heun, midpoint or ab2.")] = None,
     seed: Annotated[int, typer.Option(help="Image i depends on (seed, i).", min=0)] = 0,
     previews: Annotated[bool, typer.Option("--previews", help="Also write the preview at each stage.")] = False,
     animate: Annotated[bool, typer.Option("--animate", help="Also write a GIF of the progressive generation.")] = False,
-    output: Annotated[Path | None, typer.Option(help="New folder for the images.", show_default="RUN/samples/<number>")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="New folder for the images.", show_default="RUN/samples/<number>")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     json: Json = False,
 ) -> None:
-    """Generate images: a grid, one PNG an image, and on request the stages' previews and an animation."""
+    """Generate images.
+
+    Writes a grid, one PNG an image, and on request the previews of the stages and an animation.
+    """
     if output is not None and output.exists():
         raise UsageError(f"{output} exists already; choose another --output, or leave it out")
-    from dfm_core.gallery import Gallery
+    schedule = {"steps": read_counts(steps, "--steps"), "thresholds": read_numbers(thresholds, "--thresholds")}
+    from dfm_core.gallery import Gallery, grid_columns
     from dfm_core.model import load
+
+    model = load(run, device=device).with_schedule(**schedule)
+    sampling = model.composition.config.sampling
+    num, size = num or sampling.num, batch_size or sampling.batch_size
+    labels = None if label is None else [part.strip() for part in label.split(",")]
+    settings: dict[str, Any] = {
+        "seed": seed,
+        "cfg": sampling.cfg if cfg is None else cfg,
+        "solver": solver or sampling.solver,
+    }
+    classes = model.labels_for(num, labels)
+    batches = [range(first, min(first + size, num)) for first in range(0, num, size)]
+    streams = [model.stream(len(batch), first_index=batch.start, labels=labels, **settings) for batch in batches]
+    num_steps = model.composition.grid.num_steps
+    gallery = Gallery(grid_columns(num, len(set(classes or ()))), previews, animate)
+    begin = time.perf_counter()
+    with new_folder(output, run) as folder, progress_bar(num_steps * len(batches)) as advance:
+        for batch, stream in zip(batches, streams, strict=True):
+            gallery.collect(counted(stream, advance))
+            info(f"{batch.stop} of {num} images")
+        settings |= {"steps": num_steps, "seconds": time.perf_counter() - begin}
+        paths = gallery.write(folder)
+    report(paths, num, classes, settings, json)
+
+
+def report(paths: list[Path], num: int, classes: list[int] | None, settings: dict[str, Any], json: bool) -> None:
+    """Print how the images were made and where they lie. paths: the grid first."""
     from dfm_core.solvers import make_solver
 
-    model = load(run, device=device).with_schedule(steps=numbers(steps, int, "steps"), thresholds=numbers(thresholds, float, "thresholds"))
-    sampling = model.composition.config.sampling
-    num, size, name = num or sampling.num, batch_size or sampling.batch_size, solver or sampling.solver
-    calls = model.composition.grid.num_steps * make_solver(name).calls_per_step
-    labels = [part.strip() for part in label.split(",")] if label else None
-    gallery = Gallery(num, previews, animate)
-    for first in range(0, num, size):
-        count = min(size, num - first)
-        gallery.collect(model.stream(count, labels=labels, seed=seed, cfg=cfg, solver=name, first_index=first))
-        info(f"{first + count} of {num} images")
-    folder = output or unused_folder(run)
-    paths = gallery.write(folder)
+    weight, steps = settings["cfg"], settings["steps"]
+    calls = steps * make_solver(settings["solver"]).calls_per_step
     if json:
-        used = model.labels_for(num, labels)
-        print_json({"folder": str(folder), "images": num, "model_calls": calls, "labels": used, "files": [path.name for path in paths]})
-    else:
-        print(f"{calls} model calls an image ({name}, {model.composition.grid.num_steps} steps{guided(model, cfg)})")
-        print(f"wrote {len(paths)} files; grid: {paths[0]}")
+        files = [path.name for path in paths]
+        made = {"folder": str(paths[0].parent), "images": num, "labels": classes}
+        print_json({**made, **settings, "model_calls": calls, "files": files})
+        return
+    guided = "" if weight == 1 else f", each with and without label for guidance {weight:g}"
+    print(f"{calls} model calls per image ({settings['solver']}, {steps} steps{guided}); {settings['seconds']:.1f} s")
+    print(f"wrote {len(paths)} files; grid: {paths[0]}")
 
 
-def numbers(text: str | None, kind: type, flag: str) -> list[float] | None:
-    """Read "30,10" as numbers. Raises UsageError."""
-    if text is None:
-        return None
+@contextmanager
+def new_folder(output: Path | None, run: Path) -> Iterator[Path]:
+    """Make the folder for the images before the work begins: `output`, or a numbered one; gone again if left empty."""
+    folder = output or unused_folder(run)
     try:
-        return [kind(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(f"--{flag} {text!r}: expected numbers separated by commas, one a stage") from None
-
-
-def guided(model: Model, cfg: float | None) -> str:
-    """Words about guidance for the line that counts the calls."""
-    weight = model.composition.config.sampling.cfg if cfg is None else cfg
-    return "" if weight == 1 else f"; guidance {weight:g}: each with a label and without, as one batch"
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {folder}: {error.strerror}; choose another --output") from error
+    try:
+        yield folder
+    finally:
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def unused_folder(run: Path) -> Path:
@@ -82,3 +117,23 @@ def unused_folder(run: Path) -> Path:
     while (root / f"{number:04d}").exists():
         number += 1
     return root / f"{number:04d}"
+
+
+def counted(steps: Iterable[GenerationStep], advance: Callable[[], None]) -> Iterator[GenerationStep]:
+    """Pass steps on and call `advance` after each."""
+    for step in steps:
+        yield step
+        advance()
+
+
+@contextmanager
+def progress_bar(total: int) -> Iterator[Callable[[], None]]:
+    """Show a bar of `total` steps on a terminal while the work lasts; elsewhere nothing."""
+    if output_options().quiet or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.progress import Progress
+
+    with Progress(console=console(stderr=True), transient=True) as bar:
+        task = bar.add_task("generating", total=total)
+        yield lambda: bar.advance(task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,9 @@ import typer
 
 from dfm_core.cli.command import Json, command
 from dfm_core.cli.flags import ConfigFlags, config_request, resolve_flags
-from dfm_core.cli.output import info, output_options, print_json, print_table, warning
+from dfm_core.cli.numbers import write_amount, write_bytes
+from dfm_core.cli.output import console, info, output_options, print_json, print_table
+from dfm_core.config.resolve import read_config, resolve_config
 from dfm_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,69 +28,96 @@ INTERRUPTED = 130
 def train(
     flags: ConfigFlags,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.", metavar="RUN")] = None,
-    init_from: Annotated[Path | None, typer.Option(help="Begin with the weights of a run or exported model.", metavar="RUN")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan (shapes, parameters, memory, FLOPs) and stop.")] = False,
+    init_from: Annotated[
+        Path | None, typer.Option(help="Begin with the weights of a run or exported model.", metavar="RUN")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan (shapes, parameters, memory, FLOPs) and stop.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Train a model. Without flags: a small one, on shapes that the program draws."""
+    """Train a model.
+
+    Without flags: a small one, on shapes that the program draws. Ctrl-C writes a checkpoint and says how to go on.
+    """
     if resume is not None and init_from is not None:
         raise UsageError("--resume goes on with a run and --init-from begins a new one: give one of them")
+    config = resolve_flags(flags).config if resume is None else resumed_config(resume, flags)
     if dry_run:
-        _show_plan(resolve_flags(flags).config, json)
+        show_plan(config, json)
         return
-    run = _resume(resume, flags) if resume is not None else _start(flags, init_from)
+    run = train_run(config, resume, init_from, json)
     if json:
-        print_json({"run": str(run.path), "step": run.training.step, "loss": run.training.last_loss, "interrupted": run.training.interrupted})
-    _say_how_to_go_on(run)
+        print_result(run)
+    else:
+        say_how_to_go_on(run)
     if run.training.interrupted:
         raise typer.Exit(INTERRUPTED)
 
 
-def _start(flags: ConfigFlags, init_from: Path | None) -> FinishedRun:
-    resolved = resolve_flags(flags)
-    from dfm_core.plugins.registry import default_registry
-    from dfm_core.runs import start_run
-    from dfm_core.training.progress import make_reporter
-
-    info("preparing data and model …")
-    reporter = make_reporter(output_options().quiet)
-    return start_run(resolved.config, default_registry(), reporter=reporter, init_from=init_from, announce=_announce)
-
-
-def _resume(path: Path, flags: ConfigFlags) -> FinishedRun:
-    from dfm_core.config.resolve import read_config, resolve_config
+def resumed_config(path: Path, flags: ConfigFlags) -> RunConfig:
+    """Configuration of the run at `path` with what the flags change. Raises ConfigError for what may not change."""
     from dfm_core.config.resume import check_resume
-    from dfm_core.plugins.registry import default_registry
-    from dfm_core.runs import resume_run
-    from dfm_core.training.progress import make_reporter
     from dfm_core.training.run_directory import RunDirectory
 
     config_file = RunDirectory.open(path).config
-    resolved = resolve_config(config_request(flags, config_file))
-    for notice in check_resume(read_config(config_file).config, resolved.config):
-        warning(notice)
-    reporter = make_reporter(output_options().quiet)
-    return resume_run(path, resolved.config, default_registry(), reporter=reporter, announce=_announce)
+    config = resolve_config(config_request(flags, config_file)).config
+    check_resume(read_config(config_file).config, config)
+    return config
 
 
-def _announce(path: Path, composition: Composition) -> None:
-    config = composition.config
-    parameters = sum(p.numel() for p in composition.model.backbone.parameters())
-    described = ", ".join(f"{key} {value}" for key, value in composition.model.backbone.describe().items())
+def train_run(config: RunConfig, resume: Path | None, init_from: Path | None, json: bool) -> FinishedRun:
+    """Train to the end or to an interrupt. json: progress goes to stderr, stdout is for the result."""
+    info("preparing data and model …")
+    from dfm_core.plugins.registry import default_registry
+    from dfm_core.runs import resume_run, start_run
+    from dfm_core.training.progress import make_reporter
+
+    reporter = make_reporter(output_options().quiet, console=console(stderr=json))
+    if resume is not None:
+        return resume_run(resume, config, default_registry(), reporter=reporter, announce=announce)
+    return start_run(config, default_registry(), reporter=reporter, init_from=init_from, announce=announce)
+
+
+def announce(path: Path, composition: Composition) -> None:
+    """Say what is trained, and where, when the first step is next."""
+    config, backbone = composition.config, composition.model.backbone
     sizes = " → ".join("×".join(map(str, size)) for size in config.stages)
-    info(f"run {path}: {config.component('decomposition').name}, stages {sizes}; {config.component('backbone').name}, {parameters / 1e6:.2f} M parameters{', ' + described if described else ''}; {composition.device}")
+    described = [
+        f"{write_amount(sum(p.numel() for p in backbone.parameters()))} parameters",
+        *(f"{key} {value}" for key, value in backbone.describe().items()),
+    ]
+    info(f"run {path}")
+    info(f"{config.component('decomposition').name}, stages {sizes}")
+    info(f"{config.component('backbone').name}, {', '.join(described)}; on {composition.device}")
 
 
-def _say_how_to_go_on(run: FinishedRun) -> None:
-    if run.training.interrupted:
-        info(f"stopped after step {run.training.step}; checkpoint {run.training.checkpoint}\ngo on with:  dfm train --resume {run.path}")
+def say_how_to_go_on(run: FinishedRun) -> None:
+    """Print how the training ended, where it lies and what can be done next."""
+    training = run.training
+    if run.unreadable:
+        print(f"{run.unreadable} unreadable file{'s' * (run.unreadable != 1)} skipped")
+    if training.interrupted:
+        print(f"stopped after step {training.step}; checkpoint {training.checkpoint}")
+        print(f"go on with:  dfm train --resume {run.path}")
+        return
+    if training.step == run.first_step:
+        print(f"all {training.step} steps of this run were done before; it lies in {run.path}")
+        print(f"train longer with:  dfm train --resume {run.path} --max-steps {2 * training.step}")
     else:
-        info(f"trained {run.training.step} steps; the run lies in {run.path}\nsample with:  dfm sample {run.path} --num 16 --previews")
+        print(f"trained to step {training.step}; the run lies in {run.path}")
+    print(f"sample with:  dfm sample {run.path} --num 16 --previews")
 
 
-def _show_plan(config: RunConfig, json: bool) -> None:
-    from dataclasses import asdict
+def print_result(run: FinishedRun) -> None:
+    """Print how the training ended, as JSON."""
+    training = run.training
+    ended = {"step": training.step, "loss": training.last_loss, "interrupted": training.interrupted}
+    print_json({"run": str(run.path), **ended, "checkpoint": str(training.checkpoint), "unreadable": run.unreadable})
 
+
+def show_plan(config: RunConfig, json: bool) -> None:
+    """Print what a run would need."""
     from dfm_core.assembly import Assembler
     from dfm_core.plan import plan_training
     from dfm_core.plugins.registry import default_registry
@@ -96,20 +126,31 @@ def _show_plan(config: RunConfig, json: bool) -> None:
     assembler = Assembler(config, default_registry())
     plan = plan_training(assembler, describe_data(assembler.dataset()))
     if json:
-        print_json({**asdict(plan), "memory_bytes": plan.memory_bytes})
+        print_json({**asdict(plan), "memory_bytes": plan.memory_bytes, "max_steps": config.training.max_steps})
         return
-    print_table("stages", ["stage", "resolution", "tensor"], [(i + 1, s["resolution"], s["shape"]) for i, s in enumerate(plan.stages)])
-    print_table("one step", ["what", "value"], plan_rows(plan, config))
+    stages = [(index + 1, stage["resolution"], stage["shape"]) for index, stage in enumerate(plan.stages)]
+    print_table("Stages", ["stage", "preview", "tensor"], stages)
+    print()
+    print_table("Plan", ["what", "value"], plan_rows(plan, config))
 
 
 def plan_rows(plan: TrainingPlan, config: RunConfig) -> list[tuple[str, str]]:
     """Rows of the plan's second table: what, and how much."""
-    gigabytes = {"weights, gradients, optimiser, EMA": plan.state_bytes, "activations": plan.activation_bytes, "stage tensors": plan.stage_bytes, "memory in all (estimate)": plan.memory_bytes}
+    training = config.training
+    parts = f", in {training.accumulation} parts" if training.accumulation > 1 else ""
+    memory = {
+        "weights, gradients, optimiser, averages": plan.state_bytes,
+        "activations": plan.activation_bytes,
+        "stages and noise": plan.stage_bytes,
+        "memory of a step, estimated": plan.memory_bytes,
+    }
     return [
+        ("network", config.component("backbone").name),
         *plan.backbone.items(),
-        ("parameters", f"{plan.parameters / 1e6:.3f} M"),
-        ("batch size", f"{config.training.batch_size} in {config.training.accumulation} part(s)"),
-        ("FLOPs", f"{plan.flops / 1e9:.2f} G"),
-        *((name, f"{size / 2**30:.3f} GiB") for name, size in gigabytes.items()),
-        ("FLOPs of all steps", f"{plan.flops * config.training.max_steps / 1e12:.2f} T in {config.training.max_steps} steps"),
+        ("parameters", f"{write_amount(plan.parameters)} ({plan.parameters})"),
+        ("batch size", f"{training.batch_size}{parts}"),
+        *((name, write_bytes(size)) for name, size in memory.items()),
+        ("FLOPs of a step", write_amount(plan.flops)),
+        ("FLOPs of training", f"{write_amount(plan.flops * training.max_steps)} in {training.max_steps} steps"),
+        ("steps of generation", str(plan.generation_steps)),
     ]

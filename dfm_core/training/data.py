@@ -149,6 +149,9 @@ class BatchStream:
             raise DataError(
                 f"a process that loads data died ({error}); if memory or /dev/shm is short, use fewer workers"
             ) from error
+        finally:
+            # Workers end with the iterator: now, not when somebody lets go of a traceback that holds this frame.
+            del loaded
 
 
 def load_batch(

@@ -13,22 +13,26 @@ class ShapesOptions(Options):
     """Options of `shapes`."""
 
     texture: Literal["plain", "weak", "hard"] = Field(
-        "weak", description="Fill: one colour, faint patterns, or strong patterns on the background too."
+        default="weak", description="Fill: one colour, faint patterns, or strong patterns on the background too."
     )
-    rotation: float = Field(45.0, ge=0, le=180, description="Largest rotation, in degrees either way.")
-    train_images: int = Field(1_000_000, ge=1, description="Different images in the training split.")
-    validation_images: int = Field(10_000, ge=0, description="Different images in the validation split.")
+    rotation: float = Field(default=45.0, ge=0, le=180, description="Largest rotation, in degrees either way.")
+    train_images: int = Field(default=1_000_000, ge=1, description="Different images in the training split.")
+    validation_images: int = Field(default=10_000, ge=0, description="Different images in the validation split.")
 
 
 class FolderOptions(Options):
     """Options of `folder`."""
 
     path: str = Field(description="Folder of images: one sub-folder a class, or all images side by side (no labels).")
-    labels: bool = Field(True, description="Take the sub-folders as classes; false: search them, but no labels.")
-    crop: Literal["center", "random"] = Field("center", description="Part that is kept where the aspect ratio differs.")
-    flip: bool = Field(False, description="Mirror half of the training images left to right.")
+    labels: bool = Field(
+        default=True, description="Take the sub-folders as classes; false: search them, but no labels."
+    )
+    crop: Literal["center", "random"] = Field(
+        default="center", description="Part that is kept where the aspect ratio differs."
+    )
+    flip: bool = Field(default=False, description="Mirror half of the training images left to right.")
     validation_fraction: float = Field(
-        0.0, ge=0, lt=1, description="Share of the files kept for validation, chosen by a hash of their names."
+        default=0.0, ge=0, lt=1, description="Share of the files kept for validation, chosen by a hash of their names."
     )
 
 

@@ -127,6 +127,7 @@ def test_workers_change_nothing_and_end_with_the_stream() -> None:
 def test_errors_of_workers_arrive_as_they_are() -> None:
     with pytest.raises(DataError, match=r"^the archive is of version 2, expected 1$"):
         next(BatchStream(Refusing(10), 4, seed=0, workers=1).batches())
+    assert multiprocessing.active_children() == []
     with pytest.raises(DataError, match="process that loads data died"):
         next(BatchStream(Dying(10), 4, seed=0, workers=1).batches())
 

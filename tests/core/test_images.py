@@ -36,10 +36,10 @@ def colour_of(tensor: torch.Tensor, row: int, column: int) -> tuple[int, ...]:
     return tuple(to_uint8(tensor[:, row, column]).tolist())
 
 
-@pytest.mark.parametrize(("name", "mode"), [("a.png", "RGB"), ("a.bmp", "RGB"), ("a.webp", "RGB"), ("a.tiff", "RGB")])
-def test_formats_that_lose_nothing_come_back_exactly(tmp_path: Path, name: str, mode: str) -> None:
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.webp", "a.tiff", "a.ppm"])
+def test_formats_that_lose_nothing_come_back_exactly(tmp_path: Path, name: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
-    Image.fromarray(pixels, mode).save(tmp_path / name, **({"lossless": True} if name == "a.webp" else {}))
+    Image.fromarray(pixels).save(tmp_path / name, lossless=True)
     image = read_image(tmp_path / name)
     assert image.shape == (3, 9, 7)
     assert image.dtype == torch.float32
@@ -65,7 +65,7 @@ def test_every_exif_orientation_is_undone(tmp_path: Path, orientation: int, endi
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / f"a.{ending}"
-    stored.save(path, exif=exif, **({"quality": 95, "subsampling": 0} if ending == "jpg" else {}))
+    stored.save(path, exif=exif, quality=95)
     image = read_image(path)
     assert image.shape == (3, 16, 24)
     expected = to_tensor(upright)
@@ -252,7 +252,7 @@ def test_gif_keeps_frames_and_durations(tmp_path: Path) -> None:
     frames = [np.full((8, 8, 3), value, dtype=np.uint8) for value in (0, 120, 255)]
     save_gif(tmp_path / "a.gif", frames, [80, 80, 900])
     with Image.open(tmp_path / "a.gif") as file:
-        assert file.n_frames == 3
+        assert getattr(file, "n_frames", 1) == 3
         file.seek(2)
         assert file.info["duration"] == 900
         assert file.convert("RGB").getpixel((3, 3)) == WHITE

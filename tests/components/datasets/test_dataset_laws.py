@@ -224,7 +224,7 @@ def test_broken_data_sets_are_found(broken: type[Sound], law: str, message: str)
 
 
 def test_laws_leave_the_global_random_state_as_it_was() -> None:
-    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index,union-attr]  # noqa: NPY002
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002
     LAWS["global_random_state_is_untouched"].check(Sound(Options(), DatasetFacts((4, 6), "train", 0)))
     assert torch.equal(torch.get_rng_state(), before[0])
-    assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]  # type: ignore[index,union-attr]  # noqa: NPY002
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]  # type: ignore[index]  # noqa: NPY002

@@ -185,8 +185,10 @@ def test_validation_is_split_off_by_name(tmp_path: Path) -> None:
 def test_classes_are_the_same_in_both_splits_and_validation_is_not_augmented(tmp_path: Path) -> None:
     for index in range(40):
         write(tmp_path / str(index % 20) / f"{index}.png", 6 * index, (16, 8))
-    options = {"validation_fraction": 0.3, "crop": "random", "flip": True}
-    train, validation = folder(tmp_path, **options), folder(tmp_path, split="validation", **options)
+    train, validation = (
+        folder(tmp_path, split=split, validation_fraction=0.3, crop="random", flip=True)
+        for split in ("train", "validation")
+    )
     assert train.classes == validation.classes
     assert len(train.classes) == 20
     assert all(torch.equal(image_of(validation, i, 0), image_of(validation, i, 1)) for i in range(len(validation)))

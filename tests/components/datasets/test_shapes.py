@@ -88,7 +88,7 @@ def test_textures_grow_from_none() -> None:
     for texture in ("plain", "weak", "hard"):
         filled = []
         for index in range(0, 400, 8):  # discs
-            scene = compose(f"shapes/train/{index}", texture, 45.0)  # type: ignore[arg-type]
+            scene = compose(f"shapes/train/{index}", texture, 45.0)
             image, radius = image_of(shapes((64, 64), texture=texture), index), scene.radius
             x, y = (round(64 * (radius + place * (1 - 2 * radius))) for place in scene.place)
             half = round(64 * radius * 0.5)
