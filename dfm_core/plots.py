@@ -119,21 +119,22 @@ def plot_decomposition(
     columns = len(stages) + 1
     height, width = original.shape[2:]
     panel = min(max(SMALLEST_PANEL, width / DPI), LARGEST_PANEL, max(SMALLEST_PANEL, WIDEST_SHEET / columns))
-    figure = new_figure(panel * columns, 0.4 + 2 * (panel * height / width + 0.45))
-    figure.suptitle(title)
+    figure = new_figure(panel * columns, 0.4 + 2 * (panel * height / width + 0.4))
+    font_size = min(9 * panel / SMALLEST_PANEL, 14)
+    figure.suptitle(title, fontsize=1.3 * font_size)
     axes = figure.subplots(2, columns, squeeze=False)
     for index, (entry, stage, preview) in enumerate(zip(layout, stages, previews, strict=True)):
         picture, shown = stage_picture(stage[0], original.shape[1], is_first=index == 0)
         rms = float(stage.float().square().mean().sqrt())
         shape = "×".join(map(str, entry.shape))
-        show(axes[0][index], picture, f"stage {index + 1}: {shape}\nrms {rms:.3f}, {shown}")
+        show(axes[0][index], picture, f"stage {index + 1}: {shape}\nrms {rms:.3f}, {shown}", font_size)
         included = "stage 1" if index == 0 else f"stages 1 to {index + 1}"
-        show(axes[1][index], to_picture(preview[0]), f"{included}: preview of {_pixels(entry.resolution)}")
-    show(axes[0][-1], to_picture(original[0]), f"original\n{_pixels(tuple(original.shape[2:]))}")
+        show(axes[1][index], to_picture(preview[0]), f"{included}: preview of {_pixels(entry.resolution)}", font_size)
+    show(axes[0][-1], to_picture(original[0]), f"original\n{_pixels(tuple(original.shape[2:]))}", font_size)
     error = previews[-1] - original
     peak = float(error.abs().max())
     shown = f"largest {peak:.1e}, shown ×{1 / peak:.0e}" if peak else "none"
-    show(axes[1][-1], to_picture(error[0] / (peak or 1)), f"reconstruction error\n{shown}")
+    show(axes[1][-1], to_picture(error[0] / (peak or 1)), f"reconstruction error\n{shown}", font_size)
     return figure
 
 
@@ -173,10 +174,10 @@ def to_picture(image: Tensor) -> Picture:
     return rearrange(image, "c h w -> h w c").numpy() / 2 + 0.5
 
 
-def show(axes: Any, picture: Picture, title: str) -> None:
+def show(axes: Any, picture: Picture, title: str, font_size: float) -> None:
     """Draw a picture without ticks: pixels show where they are large, and nothing aliases where they are small."""
     axes.imshow(picture, interpolation="antialiased")
-    axes.set_title(title, fontsize=9)
+    axes.set_title(title, fontsize=font_size)
     axes.set_xticks([])
     axes.set_yticks([])
 

@@ -62,7 +62,7 @@ class FinishedRun:
 
 
 class SkippedSamples:
-    """Warnings about unreadable samples, each passed on once, whoever comes across the sample."""
+    """Warnings about unreadable samples, each passed on once, whoever comes across the sample; and their number."""
 
     def __init__(self, warn: Callable[[str], None]) -> None:
         self._warn = warn
@@ -74,7 +74,9 @@ class SkippedSamples:
             self._messages.add(message)
             self._warn(message)
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """How many samples were found to be unreadable."""
         return len(self._messages)
 
 
@@ -150,7 +152,7 @@ def resume_run(
     if describe_data(dataset) != data:
         raise CheckpointError(
             f"{path} was trained on classes {data.classes}, the data now has {dataset.classes}; "
-            "point it to the same data"
+            "restore the data that it was trained on, or begin a new run with --init-from"
         )
     if target is not None:
         run, checkpoint = continue_elsewhere(run, checkpoint, target)
@@ -225,7 +227,7 @@ def _train(
         reporter=reporter,
     )
     training = trainer.train(start)
-    return FinishedRun(run.path, training, composition, start.step if start else 0, len(skipped))
+    return FinishedRun(run.path, training, composition, start.step if start else 0, skipped.count)
 
 
 def fixed_choice(dataset: Dataset, count: int) -> list[int]:

@@ -13,7 +13,7 @@ from dfm_core.cli.flags import ConfigFlags, config_request, resolve_flags
 from dfm_core.cli.numbers import write_amount, write_bytes
 from dfm_core.cli.output import console, info, output_options, print_json, print_table
 from dfm_core.config.resolve import read_config, resolve_config
-from dfm_core.errors import UsageError
+from dfm_core.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from dfm_core.assembly import Composition
@@ -61,8 +61,17 @@ def resumed_config(path: Path, flags: ConfigFlags) -> RunConfig:
     from dfm_core.training.run_directory import RunDirectory
 
     config_file = RunDirectory.open(path).config
-    config = resolve_config(config_request(flags, config_file)).config
-    check_resume(read_config(config_file).config, config)
+    before, request = read_config(config_file).config, config_request(flags, config_file)
+    # First, since the options of another component would be complained about before its name.
+    for flag in request.flags:
+        kind, _, rest = flag.key.partition(".")
+        if rest == "name" and flag.value != before.component(kind).name:
+            raise ConfigError(
+                f"{flag.flag}: the run has {before.component(kind).name!r}, got {flag.value!r}; a run keeps its "
+                f"components: start a new one, with --init-from {path} if it is to begin with these weights"
+            )
+    config = resolve_config(request).config
+    check_resume(before, config)
     return config
 
 
@@ -93,20 +102,22 @@ def announce(path: Path, composition: Composition) -> None:
 
 
 def say_how_to_go_on(run: FinishedRun) -> None:
-    """Print how the training ended, where it lies and what can be done next."""
-    training = run.training
+    """Print how the training ended and where it lies, and unless --quiet what can be done next."""
+    training, hints = run.training, []
     if run.unreadable:
         print(f"{run.unreadable} unreadable file{'s' * (run.unreadable != 1)} skipped")
     if training.interrupted:
         print(f"stopped after step {training.step}; checkpoint {training.checkpoint}")
-        print(f"go on with:  dfm train --resume {run.path}")
-        return
-    if training.step == run.first_step:
+        hints = [f"go on with:  dfm train --resume {run.path}"]
+    elif training.step == run.first_step:
         print(f"all {training.step} steps of this run were done before; it lies in {run.path}")
-        print(f"train longer with:  dfm train --resume {run.path} --max-steps {2 * training.step}")
+        hints = [f"train longer with:  dfm train --resume {run.path} --max-steps {2 * training.step}"]
     else:
         print(f"trained to step {training.step}; the run lies in {run.path}")
-    print(f"sample with:  dfm sample {run.path} --num 16 --previews")
+    if not training.interrupted:
+        hints.append(f"sample with:  dfm sample {run.path} --num 16 --previews")
+    if not output_options().quiet:
+        print("\n".join(hints))
 
 
 def print_result(run: FinishedRun) -> None:

@@ -29,13 +29,13 @@ Element = tuple[int, int]
 
 _LOGGER = logging.getLogger("dfm")
 _TOLERATED_SHARE = 0.1
-_JUDGED_FROM = 20
+_JUDGED_FROM = 200
 
 
 class UnreadableSamples:
     """What could not be read: warns once a sample, and raises DataError when it is more than a tenth of the data.
 
-    The share is that of the distinct samples seen so far, judged when at least 20, or all, have been seen. counts:
+    The share is that of the distinct samples seen so far, judged when at least 200, or all, have been seen. counts:
     message (which names the file) -> how often it came up.
     """
 

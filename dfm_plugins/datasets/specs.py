@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import os
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from dfm_core.plugins import DatasetSpec, Options
+
+
+def absolute(path: str) -> str:
+    """Make a path absolute: a run may go on from another working directory."""
+    return os.path.abspath(os.path.expanduser(path))
 
 
 class ShapesOptions(Options):
     """Options of `shapes`."""
 
     texture: Literal["plain", "weak", "hard"] = Field(
-        default="weak", description="Fill: one colour, faint patterns, or strong patterns on the background too."
+        default="plain", description="Fill: one colour, faint patterns, or strong patterns on the background too."
     )
-    rotation: float = Field(default=45.0, ge=0, le=180, description="Largest rotation, in degrees either way.")
+    rotation: float = Field(default=15.0, ge=0, le=180, description="Largest rotation, in degrees either way.")
     train_images: int = Field(default=1_000_000, ge=1, description="Different images in the training split.")
     validation_images: int = Field(default=10_000, ge=0, description="Different images in the validation split.")
 
@@ -23,7 +29,9 @@ class ShapesOptions(Options):
 class FolderOptions(Options):
     """Options of `folder`."""
 
-    path: str = Field(description="Folder of images: one sub-folder a class, or all images side by side (no labels).")
+    path: Annotated[str, AfterValidator(absolute)] = Field(
+        description="Folder of images: one sub-folder a class, or all images side by side (no labels)."
+    )
     labels: bool = Field(
         default=True, description="Take the sub-folders as classes; false: search them, but no labels."
     )

@@ -160,10 +160,10 @@ def test_more_than_a_tenth_is_an_error(broken: int, fails: bool) -> None:
 
 
 def test_few_samples_are_not_judged_and_few_in_all_are() -> None:
-    counted = UnreadableSamples(100, lambda _: None)
-    counted.add(range(19), [(0, "a"), (1, "b"), (2, "c")])
-    with pytest.raises(DataError, match="3 of the 20"):
-        counted.add([19], [])
+    counted = UnreadableSamples(1000, lambda _: None)
+    counted.add(range(199), [(index, str(index)) for index in range(21)])
+    with pytest.raises(DataError, match="21 of the 200"):
+        counted.add([199], [])
     small = UnreadableSamples(5, lambda _: None)
     small.add(range(4), [(0, "a")])
     with pytest.raises(DataError, match="1 of the 5"):
