@@ -16,7 +16,8 @@ import torch
 from paired import paired_ratio, verdict
 from torch.utils.flop_counter import FlopCounterMode
 
-from dfm_core.assembly import Assembler, Composition, DataDescription
+from dfm_core.assembly import Assembler
+from dfm_core.composition import Composition, DataDescription
 from dfm_core.config.resolve import ConfigRequest, resolve_config
 from dfm_core.plugins.registry import default_registry
 from dfm_core.randomness import BatchRandomness

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dfm_core.assembly import Assembler, resolve_device
+from dfm_core.assembly import Assembler
 from dfm_core.config.resolve import ConfigRequest, read_config, resolve_config
 from dfm_core.config.resume import check_resume
 from dfm_core.config.run_config import RunConfig
+from dfm_core.devices import resolve_device
 from dfm_core.model import Model, load
 from dfm_core.plugins.kinds import KINDS
 from dfm_core.plugins.registry import Registry, default_registry

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from dfm_core.errors import CompositionError, DeviceError, StageSizeError
-from dfm_core.generation import GenerationStep, Guidance, generate
+from dfm_core.composition import Composition, DataDescription
+from dfm_core.errors import CompositionError, StageSizeError
 from dfm_core.interfaces.autoencoder import Autoencoder, AutoencoderFacts
 from dfm_core.interfaces.backbone import Backbone, BackboneFacts
 from dfm_core.interfaces.dataset import Dataset, DatasetFacts, Split
 from dfm_core.interfaces.decomposition import Decomposition, DecompositionFacts
 from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageSchedule, StageScheduleFacts
 from dfm_core.interfaces.timestep_sampler import TimestepSampler, TimestepSamplerFacts
-from dfm_core.objective import FlowObjective
 from dfm_core.plugins.kinds import KINDS
 from dfm_core.preconditioning import VelocityModel
 from dfm_core.randomness import derive_seed
@@ -25,8 +23,6 @@ from dfm_core.stage_space import StageSpace, StageStatistics, estimate_statistic
 from dfm_core.stages import Size, StageLayout, format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from dfm_core.config.run_config import RunConfig
     from dfm_core.plugins.registry import Registry
 
@@ -34,78 +30,6 @@ logger = logging.getLogger("dfm")
 
 Objects = Mapping[str, Any]
 """Kind name -> an object of that kind, or a callable (options, facts) that makes one: used instead of the name."""
-
-
-@dataclass(frozen=True)
-class DataDescription:
-    """What a model must know of the data it was trained on. channels: of its images. classes: names of its labels."""
-
-    channels: int
-    classes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Composition:
-    """All parts of one model, made for each other."""
-
-    config: RunConfig
-    data: DataDescription
-    statistics: StageStatistics
-    space: StageSpace
-    layout: StageLayout
-    schedule: StageSchedule
-    grid: ScheduleGrid
-    timestep_sampler: TimestepSampler
-    model: VelocityModel
-
-    @property
-    def num_stages(self) -> int:
-        """Number of stages S."""
-        return len(self.layout)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network lies."""
-        return self.model.stage_sigmas.device
-
-    @property
-    def null_label(self) -> int:
-        """Label that stands for "no label"."""
-        return len(self.data.classes)
-
-    def objective(self) -> FlowObjective:
-        """Return the training loss of this model."""
-        dropout = self.config.flow.label_dropout
-        return FlowObjective(self.model, self.space, self.timestep_sampler, self.null_label, dropout)
-
-    def generate(
-        self,
-        indices: Sequence[int],
-        labels: Sequence[int] | None,
-        seed: int,
-        solver: str | None = None,
-        guidance: Guidance | None = None,
-    ) -> Iterator[GenerationStep]:
-        """Generate images `indices` of `seed`; see `dfm_core.generation.generate`."""
-        sampling = self.config.sampling
-        if guidance is None:
-            guidance = Guidance(sampling.cfg, sampling.cfg_interval)
-        if labels is None and guidance.weight != 1:
-            raise CompositionError(
-                "guidance (cfg other than 1) needs labels, and this model was trained without any; use cfg 1"
-            )
-        return generate(
-            self.model,
-            self.space,
-            self.grid,
-            self.layout,
-            indices=indices,
-            labels=labels,
-            null_label=self.null_label,
-            seed=seed,
-            solver=solver or sampling.solver,
-            guidance=guidance,
-        )
 
 
 class Assembler:
@@ -253,42 +177,4 @@ def check_schedule(
         f"schedule {name!r} shows the network stages {sets} together, which timestep sampler "
         f"{assembler.config.component('timestep_sampler').name!r} never draws in training; "
         + (f"schedules that fit: {', '.join(fitting)} (--schedule)" if fitting else "use another timestep sampler")
-    )
-
-
-def resolve_device(device: str) -> torch.device:
-    """Turn "auto" or a device's name into a device of this machine. Raises DeviceError if it is not there."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
-        return torch.device(next(name for name, there in available.items() if there))
-    try:
-        wanted = torch.device(device)
-    except RuntimeError as error:
-        raise DeviceError(f"device: expected auto, cpu, cuda, cuda:N or mps, got {device!r}") from error
-    there = [name for name, found in available.items() if found]
-    if not available.get(wanted.type, False):
-        raise DeviceError(
-            f"device {device!r} is not on this machine; it has {', '.join(there)} (--device auto picks one)"
-        )
-    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(f"device {device!r} is not on this machine; it has {torch.cuda.device_count()} CUDA devices")
-    return wanted
-
-
-def snapshot(composition: Composition, providers: dict[str, dict[str, str]]) -> dict[str, Any]:
-    """What must lie beside the weights so that a model can be made again: plain data for JSON."""
-    return {
-        "config": composition.config.model_dump(mode="json"),
-        "data": asdict(composition.data),
-        "statistics": asdict(composition.statistics),
-        "providers": providers,
-    }
-
-
-def data_from_snapshot(saved: Mapping[str, Any]) -> tuple[DataDescription, StageStatistics]:
-    """Read back what `snapshot` wrote of the data."""
-    data, statistics = saved["data"], saved["statistics"]
-    return (
-        DataDescription(data["channels"], tuple(data["classes"])),
-        StageStatistics(tuple(statistics["rms"]), tuple(statistics["std"]), statistics["num_images"]),
     )

@@ -16,16 +16,18 @@ from dfm_core.images import make_grid, save_gif, save_png, to_pixels
 ANIMATION_WIDTH = 768
 """Largest width of an animation's frames in pixels, so that a GIF of many large images stays a GIF."""
 LAST_FRAME_MS = 1500
+UNASKED_COLUMNS = 10
+"""Columns that a grid may have however few images there are."""
 
 
 def grid_columns(num_images: int, num_labels: int = 0) -> int:
-    """Columns of a grid: about square, and where the labels take turns a class keeps its columns.
+    """Columns of a grid: about square, or, where labels take turns and it does not get too wide, a class a column.
 
-    num_labels: how many take turns, 0 for none. One row where there are no more images than labels or columns.
+    num_labels: how many take turns, 0 for none.
     """
     square = math.isqrt(max(0, num_images - 1)) + 1
     aligned = -(-square // num_labels) * num_labels if num_labels else square
-    return min(num_images, aligned if aligned <= 2 * square else square)
+    return min(num_images, aligned if aligned <= max(2 * square, UNASKED_COLUMNS) else square)
 
 
 class Gallery:

@@ -15,16 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dfm_core.assembly import (
-    Assembler,
-    Composition,
-    Objects,
-    check_schedule,
-    data_from_snapshot,
-    resolve_device,
-    snapshot,
-)
+from dfm_core.assembly import Assembler, Objects, check_schedule
+from dfm_core.composition import Composition, data_from_snapshot, snapshot
 from dfm_core.config.run_config import RunConfig
+from dfm_core.devices import resolve_device
 from dfm_core.errors import CheckpointError, UsageError, suggest
 from dfm_core.generation import GenerationStep, Guidance, generate_images
 from dfm_core.interfaces.stage_schedule import StageScheduleFacts

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from dfm_core.assembly import Assembler, DataDescription, check_schedule, stage_layout
+from dfm_core.assembly import Assembler, check_schedule, stage_layout
+from dfm_core.composition import DataDescription
 from dfm_core.interfaces.backbone import Backbone, Conditioning
 from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageScheduleFacts
 from dfm_core.interfaces.timestep_sampler import TimestepSamplerFacts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from dfm_core.errors import UsageError, suggest
+from dfm_core.errors import DFMError, UsageError, suggest
 from dfm_core.interfaces.stage_schedule import ScheduleGrid
 from dfm_core.stages import StageLayout, Stages, format_size
 
@@ -53,15 +54,21 @@ def check_picture_path(path: Path) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG (or by the path's ending), under its final name only when complete. Raises UsageError."""
+    """Write a figure as PNG (or by the path's ending), under its final name only when complete.
+
+    Raises UsageError for a path that does not do, DFMError if writing fails.
+    """
     check_picture_path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(partial, dpi=DPI, format=path.suffix.lstrip(".").lower() or "png")
         os.replace(partial, path)
+    except OSError as error:
+        raise DFMError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def plot_schedule(grid: ScheduleGrid, title: str = "") -> Figure:

@@ -11,18 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dfm_core.assembly import (
-    Assembler,
-    Composition,
-    DataDescription,
-    Objects,
-    data_from_snapshot,
-    object_name,
-    resolve_device,
-    snapshot,
-)
+from dfm_core.assembly import Assembler, Objects, object_name
+from dfm_core.composition import Composition, DataDescription, data_from_snapshot, snapshot
 from dfm_core.config.resolve import read_config
 from dfm_core.config.settings import ComponentChoice
+from dfm_core.devices import resolve_device
 from dfm_core.errors import CheckpointError, CompositionError, DataError, UsageError
 from dfm_core.gallery import grid_columns
 from dfm_core.generation import generate_images

@@ -27,6 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("stages", "flow", "randomness", "interfaces"),
     ("residual_pyramid", "preconditioning", "stage_space", "solvers", "loss_report", "images"),
     ("objective", "generation", "conformance", "plots", "gallery", "inspection"),
+    ("devices", "composition"),
     ("assembly",),
     ("training",),
     ("model", "plan", "runs"),

@@ -18,10 +18,14 @@ PAGES = ["README.md", "docs/commands.md"]
 SMALLER = ["--max-steps", "2", "--device", "cpu"]
 SMALLER_NEW = [
     *("--batch-size", "2"),
-    *("--set", "backbone.options.depth=1"),
+    *("--set", "backbone.options.depth=1", "--set", "backbone.options.width=32", "--set", "backbone.options.heads=2"),
     *("--set", "flow.statistics_images=4"),
     *("--set", "logging.tensorboard=false"),
 ]
+SMALLER_IN_PYTHON = (
+    'max_steps=2, batch_size=2, device="cpu", flow={"statistics_images": 4}, '
+    'backbone={"name": "dit", "options": {"depth": 1, "width": 32, "heads": 2}}'
+)
 SET_UP = "python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e "
 
 
@@ -72,7 +76,7 @@ def test_python_blocks_run(workplace: Path) -> None:
     found = blocks("README.md", "python")
     assert len(found) == 2
     for block in found:
-        code = re.sub(r"max_steps=\d+", 'max_steps=2, batch_size=2, device="cpu", flow={"statistics_images": 4}', block)
+        code = re.sub(r"max_steps=\d+", SMALLER_IN_PYTHON, block)
         exec(compile(code, "README.md", "exec"), {})
     assert (workplace / "model" / "model.safetensors").is_file()
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import dfm_core as dfm
-from dfm_core.assembly import Assembler, DataDescription
+from dfm_core.assembly import Assembler
+from dfm_core.composition import DataDescription
 from dfm_core.config.resolve import ConfigRequest, resolve_config
 from dfm_core.plan import plan_training
 from dfm_core.plugins.registry import default_registry

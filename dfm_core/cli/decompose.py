@@ -36,6 +36,10 @@ def decompose(
     choice = config.component("decomposition")
     path = Path(config.output) if config.output else Path(f"{photo.stem}-{choice.name.replace('/', '-')}.png")
     check_paths(photo, path)
+    if len(config.stages[-1]) != 2:
+        raise UsageError(
+            f"a picture has two dimensions, expected stages like 48x64,96x128; got {write_stages(config.stages)}"
+        )
     from dfm_core.images import read_image
     from dfm_core.inspection import inspect_decomposition
     from dfm_core.interfaces.decomposition import DecompositionFacts

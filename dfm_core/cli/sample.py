@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 @command
 def sample(
     run: Annotated[Path, typer.Argument(help="Folder of a run, or of an exported model.", metavar="RUN")],
-    num: Annotated[int | None, typer.Option(help="Images.", min=1, show_default="the run's, 16")] = None,
+    num: Annotated[int | None, typer.Option(help="How many images.", min=1, show_default="the run's, 16")] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Images generated at once; changes none of them.", min=1)
     ] = None,
@@ -51,6 +52,8 @@ def sample(
     """
     if output is not None and output.exists():
         raise UsageError(f"{output} exists already; choose another --output, or leave it out")
+    if cfg is not None and not math.isfinite(cfg):
+        raise UsageError(f"--cfg: expected a finite number, got {cfg}")
     schedule = {"steps": read_counts(steps, "--steps"), "thresholds": read_numbers(thresholds, "--thresholds")}
     from dfm_core.gallery import Gallery, grid_columns
     from dfm_core.model import load

@@ -16,7 +16,7 @@ from dfm_core.config.resolve import read_config, resolve_config
 from dfm_core.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
-    from dfm_core.assembly import Composition
+    from dfm_core.composition import Composition
     from dfm_core.config.run_config import RunConfig
     from dfm_core.plan import TrainingPlan
     from dfm_core.runs import FinishedRun
@@ -92,11 +92,14 @@ def announce(path: Path, composition: Composition) -> None:
     """Say what is trained, and where, when the first step is next."""
     config, backbone = composition.config, composition.model.backbone
     sizes = " → ".join("×".join(map(str, size)) for size in config.stages)
+    classes = f"{len(composition.data.classes)} classes" if composition.data.classes else "no labels"
+    steps = f"to step {config.training.max_steps}, {config.training.batch_size} images a step"
     described = [
         f"{write_amount(sum(p.numel() for p in backbone.parameters()))} parameters",
         *(f"{key} {value}" for key, value in backbone.describe().items()),
     ]
     info(f"run {path}")
+    info(f"{config.component('dataset').name}, {classes}; {steps}")
     info(f"{config.component('decomposition').name}, stages {sizes}")
     info(f"{config.component('backbone').name}, {', '.join(described)}; on {composition.device}")
 

@@ -74,7 +74,7 @@ def compose(key: str, texture: Texture, rotation: float) -> Scene:
     lumas = draws.choose(((_DARK, _BRIGHT), (_BRIGHT, _DARK)))
     return Scene(
         place=(draws.uniform(0, 1), draws.uniform(0, 1)),
-        radius=draws.uniform(0.25, 0.42),
+        radius=draws.uniform(0.3, 0.42),
         angle=math.radians(draws.uniform(-rotation, rotation)),
         fill=_fill(draws, lumas[0], texture),
         backdrop=_backdrop(draws, lumas[1], texture),
@@ -96,7 +96,8 @@ def _backdrop(draws: _Draws, lumas: tuple[float, float], texture: Texture) -> Su
     base, half = _between(_colour(draws, lumas, strength), _colour(draws, lumas, strength))
     direction = draws.uniform(0, 2 * math.pi)
     across, down = math.cos(direction), math.sin(direction)
-    steepness = draws.choose((0, 1)) / (abs(across) + abs(down))  # in the corners at most from one colour to the other
+    sloped = draws.choose((0, 1)) if texture != "plain" else 0
+    steepness = sloped / (abs(across) + abs(down))  # in the corners at most from one colour to the other
     slope = (_scaled(half, across * steepness), _scaled(half, down * steepness))
     pattern = _pattern(draws, texture, (3.0, 9.0)) if texture == "hard" else None
     return Surface(base, slope, (strength, strength, strength), pattern)

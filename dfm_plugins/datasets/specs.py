@@ -19,7 +19,8 @@ class ShapesOptions(Options):
     """Options of `shapes`."""
 
     texture: Literal["plain", "weak", "hard"] = Field(
-        default="plain", description="Fill: one colour, faint patterns, or strong patterns on the background too."
+        default="plain",
+        description="Two colours; or faint patterns before a gradient; or strong patterns, on the background too.",
     )
     rotation: float = Field(default=15.0, ge=0, le=180, description="Largest rotation, in degrees either way.")
     train_images: int = Field(default=1_000_000, ge=1, description="Different images in the training split.")

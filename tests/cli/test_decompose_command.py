@@ -114,6 +114,7 @@ MISTAKES = {
     "one stage": (["--decomposition", "identity", "--stages", "32,64"], "identity has one stage"),
     "order": (["--stages", "64,32"], "expected sizes that grow from coarse to fine, got 64 before 32; in order: 32,64"),
     "no size": (["--stages", "32,big"], "expected sizes from coarse to fine, like 32,64"),
+    "frames": (["--stages", "4x16x16,8x32x32"], "a picture has two dimensions, expected stages like 48x64,96x128"),
     "name": (["--decomposition", "laplacain"], "unknown decomposition 'laplacain'. Did you mean 'laplacian'?"),
     "option": (["--set", "decomposition.options.filtre=area"], "filtre: unknown key. Did you mean 'filter'?"),
     "format": (["--output", "sheet.xyz"], "sheet.xyz: pictures of the format 'xyz' cannot be written."),
@@ -136,6 +137,11 @@ def test_photos_that_cannot_be_read(rejected: Rejected, photo: Path) -> None:
     message = rejected("decompose", "nothing.jpg", code=1)
     assert message == f"no file {Path('nothing.jpg').absolute()}; expected a picture, such as a JPEG or PNG"
     assert "cannot read image ..: " in rejected("decompose", "..", code=1)
+
+
+def test_a_sheet_that_cannot_be_written(rejected: Rejected, photo: Path) -> None:
+    message = rejected("decompose", photo, "--output", photo / "sheet.png", code=1)
+    assert message.startswith(f"cannot write {photo / 'sheet.png'}: ")
 
 
 def test_the_photo_is_never_overwritten(rejected: Rejected, photo: Path) -> None:

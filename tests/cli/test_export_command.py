@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_tools import Dfm, Rejected
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import dfm_core
@@ -59,12 +60,14 @@ def test_what_is_no_run(rejected: Rejected, tmp_path: Path) -> None:
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.parametrize("kind", [OSError, SafetensorError])
 def test_a_full_disk_leaves_nothing(
-    rejected: Rejected, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: type[Exception], rejected: Rejected, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_arguments: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise kind("No space left on device")
 
     monkeypatch.setattr("dfm_core.model.save_file", full)
-    assert "No space left on device" in rejected("export", trained, tmp_path / "model", code=1)
+    message = rejected("export", trained, tmp_path / "model", code=1)
+    assert message == f"cannot write {tmp_path / 'model'}: No space left on device. Is the disk full?"
     assert list(tmp_path.iterdir()) == []

@@ -95,7 +95,7 @@ def test_guidance_runs_with_and_without_label(dfm: Dfm, trained: Path, tmp_path:
 def test_labels_take_turns_and_without_them_all_classes_do(dfm: Dfm, trained: Path, tmp_path: Path) -> None:
     def labels(*flags: str) -> list[int]:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
-        return dfm("sample", trained, "--steps", "1,1", "--num", 5, "--output", folder, "--json", *flags).json["labels"]
+        return dfm("sample", trained, *SHORT, "--num", 5, "--output", folder, "--json", *flags).json["labels"]
 
     assert labels("--label", "0,3") == [0, 3, 0, 3, 0]
     assert labels("--label", "heart, circle") == [7, 0, 7, 0, 7]
@@ -130,7 +130,20 @@ def test_same_seed_same_bits_whatever_the_batch_size(dfm: Dfm, trained: Path, tm
 
 
 def test_steps_and_thresholds_reach_the_schedule(dfm: Dfm, trained: Path, tmp_path: Path) -> None:
-    flags = ["--num", 1, "--steps", "4,3", "--thresholds", "0.7", "--seed", 3, "--output", tmp_path / "out"]
+    flags = [
+        "--device",
+        "cpu",
+        "--num",
+        1,
+        "--steps",
+        "4,3",
+        "--thresholds",
+        "0.7",
+        "--seed",
+        3,
+        "--output",
+        tmp_path / "out",
+    ]
     assert "7 model calls per image" in dfm("sample", trained, *flags).out
     model = load(trained, device="cpu").with_schedule(steps=(4, 3), thresholds=(0.7,))
     assert float(model.composition.grid.t[4, 0]) == 0.7
@@ -182,6 +195,7 @@ MISTAKES = {
     "no threshold": (["--thresholds", "high"], "--thresholds: expected numbers separated by commas"),
     "solver": (["--solver", "heunn"], "unknown solver 'heunn'; expected one of euler, heun, midpoint, ab2. Did you"),
     "device": (["--device", "cuda"], "device 'cuda' is not on this machine; it has cpu (--device auto picks one)"),
+    "endless guidance": (["--cfg", "inf"], "--cfg: expected a finite number, got inf"),
     "odd device": (["--device", "gpu"], "expected auto, cpu, cuda, cuda:N or mps, got 'gpu'"),
 }
 

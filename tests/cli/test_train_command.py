@@ -39,6 +39,7 @@ def test_a_run_says_what_it_does_and_how_to_go_on(dfm: Dfm, tmp_path: Path) -> N
     assert result.err.splitlines() == [
         "preparing data and model …",
         f"run {path}",
+        "shapes, 8 classes; to step 4, 4 images a step",
         "laplacian, stages 8×8 → 16×16",
         "dit, 43.1 k parameters, tokens 8x8 = 64, patches 1, 2; on cpu",
     ]
@@ -223,7 +224,7 @@ def test_labels_are_the_sub_folders(dfm: Dfm, tmp_path: Path) -> None:
     for index in range(8):
         write_picture(tmp_path / "pets" / ("dog" if index % 2 else "cat") / f"{index}.png", index)
     dfm("train", *TINY, "--data", tmp_path / "pets", "--max-steps", 1, "--output", tmp_path / "run")
-    result = dfm("sample", tmp_path / "run", "--label", "dog", "--num", 2, "--steps", "1,1", "--json")
+    result = dfm("sample", tmp_path / "run", "--label", "dog", "--num", 2, "--device", "cpu", "--json")
     assert result.json["labels"] == [1, 1]
 
 

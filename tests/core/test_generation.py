@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dfm_core.assembly import Assembler, Composition, DataDescription
+from dfm_core.assembly import Assembler
+from dfm_core.composition import Composition, DataDescription
 from dfm_core.config.resolve import ConfigRequest, resolve_config
 from dfm_core.errors import CompositionError, UsageError
 from dfm_core.generation import Guidance, guided_velocity, initial_noise

@@ -9,7 +9,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dfm_core.assembly import Assembler, DataDescription
+from dfm_core.assembly import Assembler
+from dfm_core.composition import DataDescription
 from dfm_core.config.resolve import ConfigRequest, resolve_config
 from dfm_core.errors import CompositionError, ConfigError
 from dfm_core.interfaces.backbone import Conditioning

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dfm_core.errors import UsageError
+from dfm_core.errors import DFMError, UsageError
 from dfm_core.interfaces.stage_schedule import ScheduleGrid
 from dfm_core.plots import (
     new_figure,
@@ -158,7 +158,7 @@ def test_a_figure_is_complete_or_absent(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(figure, "savefig", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(DFMError, match=r"cannot write .*schedule.png: No space left on device; choose another place"):
         save_figure(figure, tmp_path / "new" / "schedule.png")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["schedule.png"]
     with Image.open(tmp_path / "new" / "schedule.png") as picture:

@@ -1,0 +1,112 @@
+"""The parts of one model, made for each other, and what of them must lie beside the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dfm_core.errors import CompositionError
+from dfm_core.generation import GenerationStep, Guidance, generate
+from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageSchedule
+from dfm_core.interfaces.timestep_sampler import TimestepSampler
+from dfm_core.objective import FlowObjective
+from dfm_core.preconditioning import VelocityModel
+from dfm_core.stage_space import StageSpace, StageStatistics
+from dfm_core.stages import StageLayout
+
+if TYPE_CHECKING:
+    from dfm_core.config.run_config import RunConfig
+
+
+@dataclass(frozen=True)
+class DataDescription:
+    """What a model must know of the data it was trained on. channels: of its images. classes: names of its labels."""
+
+    channels: int
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Composition:
+    """All parts of one model, made for each other."""
+
+    config: RunConfig
+    data: DataDescription
+    statistics: StageStatistics
+    space: StageSpace
+    layout: StageLayout
+    schedule: StageSchedule
+    grid: ScheduleGrid
+    timestep_sampler: TimestepSampler
+    model: VelocityModel
+
+    @property
+    def num_stages(self) -> int:
+        """Number of stages S."""
+        return len(self.layout)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return self.model.stage_sigmas.device
+
+    @property
+    def null_label(self) -> int:
+        """Label that stands for "no label"."""
+        return len(self.data.classes)
+
+    def objective(self) -> FlowObjective:
+        """Return the training loss of this model."""
+        dropout = self.config.flow.label_dropout
+        return FlowObjective(self.model, self.space, self.timestep_sampler, self.null_label, dropout)
+
+    def generate(
+        self,
+        indices: Sequence[int],
+        labels: Sequence[int] | None,
+        seed: int,
+        solver: str | None = None,
+        guidance: Guidance | None = None,
+    ) -> Iterator[GenerationStep]:
+        """Generate images `indices` of `seed`; see `dfm_core.generation.generate`."""
+        sampling = self.config.sampling
+        if guidance is None:
+            guidance = Guidance(sampling.cfg, sampling.cfg_interval)
+        if labels is None and guidance.weight != 1:
+            raise CompositionError(
+                "guidance (cfg other than 1) needs labels, and this model was trained without any; use cfg 1"
+            )
+        return generate(
+            self.model,
+            self.space,
+            self.grid,
+            self.layout,
+            indices=indices,
+            labels=labels,
+            null_label=self.null_label,
+            seed=seed,
+            solver=solver or sampling.solver,
+            guidance=guidance,
+        )
+
+
+def snapshot(composition: Composition, providers: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """What must lie beside the weights so that a model can be made again: plain data for JSON."""
+    return {
+        "config": composition.config.model_dump(mode="json"),
+        "data": asdict(composition.data),
+        "statistics": asdict(composition.statistics),
+        "providers": providers,
+    }
+
+
+def data_from_snapshot(saved: Mapping[str, Any]) -> tuple[DataDescription, StageStatistics]:
+    """Read back what `snapshot` wrote of the data."""
+    data, statistics = saved["data"], saved["statistics"]
+    return (
+        DataDescription(data["channels"], tuple(data["classes"])),
+        StageStatistics(tuple(statistics["rms"]), tuple(statistics["std"]), statistics["num_images"]),
+    )
