@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dfm_core.assembly import Assembler
+from dfm_core.assembly import Assembler, with_objects
 from dfm_core.config.resolve import ConfigRequest, read_config, resolve_config
 from dfm_core.config.resume import check_resume
 from dfm_core.config.run_config import RunConfig
@@ -14,7 +14,8 @@ from dfm_core.devices import resolve_device
 from dfm_core.model import Model, load
 from dfm_core.plugins.kinds import KINDS
 from dfm_core.plugins.registry import Registry, default_registry
-from dfm_core.runs import describe_data, resume_run, start_run, statistics_batches, with_objects
+from dfm_core.run_evaluation import statistics_batches
+from dfm_core.runs import describe_data, resume_run, start_run
 from dfm_core.training.progress import make_reporter
 from dfm_core.training.run_directory import CONFIG_FILE, RunDirectory
 
@@ -57,8 +58,7 @@ def train(
         path = Path(resume)
         RunDirectory.open(path)
         config, objects = configure(settings, registry, base=path / CONFIG_FILE)
-        for notice in check_resume(read_config(path / CONFIG_FILE, registry).config, config):
-            reporter.say(notice)
+        check_resume(read_config(path / CONFIG_FILE, registry).config, config)
         run = resume_run(path, config, registry, objects=objects, reporter=reporter)
     else:
         config, objects = configure(settings, registry)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from dfm_core.composition import Composition, DataDescription
+from dfm_core.config.settings import ComponentChoice
 from dfm_core.errors import CompositionError, StageSizeError
 from dfm_core.interfaces.autoencoder import Autoencoder, AutoencoderFacts
 from dfm_core.interfaces.backbone import Backbone, BackboneFacts
@@ -17,6 +18,7 @@ from dfm_core.interfaces.decomposition import Decomposition, DecompositionFacts
 from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageSchedule, StageScheduleFacts
 from dfm_core.interfaces.timestep_sampler import TimestepSampler, TimestepSamplerFacts
 from dfm_core.plugins.kinds import KINDS
+from dfm_core.plugins.registry import OBJECT_PREFIX
 from dfm_core.preconditioning import VelocityModel
 from dfm_core.randomness import derive_seed
 from dfm_core.stage_space import StageSpace, StageStatistics, estimate_statistics
@@ -135,6 +137,15 @@ def object_name(given: object) -> str:
     """Address of a given object's class, or of the given class or function itself."""
     named = given if hasattr(given, "__qualname__") else type(given)
     return f"{named.__module__}.{getattr(named, '__qualname__', '')}"
+
+
+def with_objects(config: RunConfig, objects: Objects) -> RunConfig:
+    """Record in a config which components were given as objects, so that nobody takes the default's name for them."""
+    choices = {
+        kind: ComponentChoice(name=f"{OBJECT_PREFIX}{object_name(given)}", options={})
+        for kind, given in objects.items()
+    }
+    return config.model_copy(update=choices)
 
 
 def latent_sizes(stages: Sequence[Size], factor: int) -> tuple[Size, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,7 +21,7 @@ from dfm_core.assembly import Assembler, Objects, check_schedule
 from dfm_core.composition import Composition, data_from_snapshot, snapshot
 from dfm_core.config.run_config import RunConfig
 from dfm_core.devices import resolve_device
-from dfm_core.errors import CheckpointError, UsageError, suggest
+from dfm_core.errors import CheckpointError, DFMError, UsageError, suggest
 from dfm_core.generation import GenerationStep, Guidance, generate_images
 from dfm_core.interfaces.stage_schedule import StageScheduleFacts
 from dfm_core.plugins.registry import Registry, default_registry
@@ -29,6 +31,7 @@ from dfm_core.training.checkpoint import load_newest
 
 WEIGHTS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "model.json"
+logger = logging.getLogger("dfm")
 
 
 class Model:
@@ -129,13 +132,17 @@ class Model:
         return torch.cat([generate_images(self.stream(n, first_index=start, **settings)) for start, n in parts])
 
     def export(self, path: str | Path) -> Path:
-        """Write the weights (model.safetensors) and all that describes them (model.json) to a new folder."""
+        """Write the weights (model.safetensors) and all that describes them (model.json) to a new folder.
+
+        Raises UsageError if it exists, DFMError if it cannot be written; then nothing of it remains.
+        """
         target = Path(path)
         if target.exists():
             raise UsageError(f"{target} exists already; choose another folder")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        partial = None
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
             weights = {
                 name: w.detach().cpu().contiguous().clone()
                 for name, w in self.composition.model.backbone.state_dict().items()
@@ -144,8 +151,11 @@ class Model:
             description = snapshot(self.composition, self.assembler.providers())
             (partial / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2))
             os.replace(partial, target)
+        except (OSError, SafetensorError) as error:
+            raise DFMError(f"cannot write {target}: {error}. Is the disk full?") from error
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            if partial is not None:
+                shutil.rmtree(partial, ignore_errors=True)
         return target
 
 
@@ -180,5 +190,7 @@ def read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return json.loads((path / DESCRIPTION_FILE).read_text()), load_file(path / WEIGHTS_FILE)
         except Exception as error:
             raise CheckpointError(f"{path}: the exported model cannot be read ({error}); export it again") from error
-    checkpoint, _ = load_newest(path)
+    checkpoint, passed_over = load_newest(path)
+    for message in passed_over:
+        logger.warning(message)
     return checkpoint.state, checkpoint.tensors("ema")

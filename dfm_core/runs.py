@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from dfm_core.assembly import Assembler, Objects, object_name
+from dfm_core.assembly import Assembler, Objects
 from dfm_core.composition import Composition, DataDescription, data_from_snapshot, snapshot
 from dfm_core.config.resolve import read_config
-from dfm_core.config.settings import ComponentChoice
 from dfm_core.devices import resolve_device
 from dfm_core.errors import CheckpointError, CompositionError, DataError, UsageError
-from dfm_core.gallery import grid_columns
-from dfm_core.generation import generate_images
-from dfm_core.images import make_grid, save_png
 from dfm_core.interfaces.dataset import Dataset
 from dfm_core.model import read_weights
-from dfm_core.plugins.registry import OBJECT_PREFIX
-from dfm_core.randomness import BatchRandomness, derive_generator, derive_seed
+from dfm_core.run_evaluation import SkippedSamples, save_sample_grid, statistics_batches, validation
 from dfm_core.solvers import make_solver
 from dfm_core.stages import format_size
 from dfm_core.training.checkpoint import Checkpoint, load_newest
-from dfm_core.training.data import BatchStream, UnreadableSamples, load_batch
+from dfm_core.training.data import BatchStream
 from dfm_core.training.progress import QuietReporter, Reporter
 from dfm_core.training.run_directory import RunDirectory
 from dfm_core.training.trainer import Trainer, TrainingResult
@@ -35,8 +27,6 @@ from dfm_core.training.trainer import Trainer, TrainingResult
 if TYPE_CHECKING:
     from dfm_core.config.run_config import RunConfig
     from dfm_core.plugins.registry import Registry
-
-STATISTICS_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -52,25 +42,6 @@ class FinishedRun:
     composition: Composition
     first_step: int
     unreadable: int
-
-
-class SkippedSamples:
-    """Warnings about unreadable samples, each passed on once, whoever comes across the sample; and their number."""
-
-    def __init__(self, warn: Callable[[str], None]) -> None:
-        self._warn = warn
-        self._messages: set[str] = set()
-
-    def __call__(self, message: str) -> None:
-        """Warn, unless it was said before."""
-        if message not in self._messages:
-            self._messages.add(message)
-            self._warn(message)
-
-    @property
-    def count(self) -> int:
-        """How many samples were found to be unreadable."""
-        return len(self._messages)
 
 
 def describe_data(dataset: Dataset) -> DataDescription:
@@ -223,23 +194,6 @@ def _train(
     return FinishedRun(run.path, training, composition, start.step if start else 0, skipped.count)
 
 
-def fixed_choice(dataset: Dataset, count: int) -> list[int]:
-    """Indices of at most `count` samples, the same for the same data and seed, drawn over the whole of it."""
-    # Not the first ones: folders are sorted by class.
-    generator = derive_generator(dataset.facts.seed, "fixed choice")
-    return torch.randperm(len(dataset), generator=generator)[:count].tolist()
-
-
-def statistics_batches(
-    dataset: Dataset, num_images: int, warn: Callable[[str], None] | None = None
-) -> Iterator[Tensor]:
-    """The images from which stage statistics are estimated, batch by batch. warn: told of unreadable ones."""
-    indices = fixed_choice(dataset, num_images)
-    unreadable = UnreadableSamples(len(dataset), warn)
-    for start in range(0, len(indices), STATISTICS_BATCH):
-        yield load_batch(dataset, indices[start : start + STATISTICS_BATCH], unreadable=unreadable)["image"]
-
-
 def initialise_from(composition: Composition, source: Path, reporter: Reporter | None = None) -> None:
     """Copy the averaged weights of another run or exported model wherever name and shape agree.
 
@@ -259,62 +213,7 @@ def initialise_from(composition: Composition, source: Path, reporter: Reporter |
         reporter.say(f"began with {len(fitting)} of {len(own)} tensors from {source}")
 
 
-def save_sample_grid(composition: Composition, path: Path) -> None:
-    """Generate the run's own samples, always from the same noise, and write them as one picture."""
-    sampling = composition.config.sampling
-    classes = len(composition.data.classes)
-    images = []
-    for first in range(0, sampling.num, sampling.batch_size):
-        indices = range(first, min(first + sampling.batch_size, sampling.num))
-        labels = [index % classes for index in indices] if classes else None
-        images.append(generate_images(composition.generate(indices, labels, seed=composition.config.seed)).cpu())
-    save_png(path, make_grid(torch.cat(images), grid_columns(sampling.num, min(classes, sampling.num))))
-
-
-def validation(
-    composition: Composition, assembler: Assembler, warn: Callable[[str], None]
-) -> Callable[[], dict[str, float]] | None:
-    """Return a function that measures the loss on held-out data with fixed noise, or None where there is none.
-
-    warn: told of unreadable samples.
-    """
-    config = assembler.config
-    if not config.logging.validation_every:
-        return None
-    dataset = assembler.dataset("validation")
-    chosen = fixed_choice(dataset, config.logging.validation_images)
-    if not chosen:
-        return None
-    objective, size = composition.objective(), config.training.batch_size
-    seed = derive_seed(config.seed, "validation")
-    unreadable = UnreadableSamples(len(dataset), warn)
-
-    @torch.no_grad()
-    def validate() -> dict[str, float]:
-        reports, sizes = [], []
-        for step, first in enumerate(range(0, len(chosen), size)):
-            indices = chosen[first : first + size]
-            loaded = load_batch(dataset, indices, unreadable=unreadable)
-            batch = {name: value.to(composition.device) for name, value in loaded.items()}
-            reports.append(objective(batch, BatchRandomness(seed, step, 0, len(indices), len(indices))))
-            sizes.append(len(indices))
-        sums, counts = torch.stack([report.parts for report in reports]).sum(0).cpu()
-        loss = sum(float(report.loss) * size for report, size in zip(reports, sizes, strict=True)) / len(chosen)
-        return {"loss": loss, **dict(zip(objective.part_names, (sums / counts.clamp_min(1)).tolist(), strict=True))}
-
-    return validate
-
-
 def default_name(config: RunConfig) -> str:
     """Name of a run's folder after its time: decomposition and stages."""
     sizes = "-".join(map(format_size, config.stages))
     return f"{config.component('decomposition').name}-{sizes}"
-
-
-def with_objects(config: RunConfig, objects: Objects) -> RunConfig:
-    """Record in a config which components were given as objects, so that nobody takes the default's name for them."""
-    choices = {
-        kind: ComponentChoice(name=f"{OBJECT_PREFIX}{object_name(given)}", options={})
-        for kind, given in objects.items()
-    }
-    return config.model_copy(update=choices)

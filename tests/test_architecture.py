@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("devices", "composition"),
     ("assembly",),
     ("training",),
-    ("model", "plan", "runs"),
+    ("model", "plan", "run_evaluation", "runs"),
     ("api",),
     ("cli", "__main__"),
 )

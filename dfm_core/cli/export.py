@@ -9,7 +9,7 @@ import typer
 
 from dfm_core.cli.command import command
 from dfm_core.cli.output import info
-from dfm_core.errors import DFMError, UsageError
+from dfm_core.errors import UsageError
 
 
 @command
@@ -23,14 +23,8 @@ def export(
     """
     if target.exists():  # before torch is imported and the weights are read
         raise UsageError(f"{target} exists already; choose another folder")
-    from safetensors import SafetensorError
-
     from dfm_core.model import load
 
-    model = load(run, device="cpu")
-    try:
-        folder = model.export(target)
-    except (OSError, SafetensorError) as error:
-        raise DFMError(f"cannot write {target}: {error}. Is the disk full?") from error
+    folder = load(run, device="cpu").export(target)
     print(f"wrote {folder}")
     info(f'load it with:  dfm sample {folder}   or, in Python, dfm_core.load("{folder}")')

@@ -99,7 +99,8 @@ def load_newest(run: Path) -> tuple[Checkpoint, list[str]]:
     """
     paths = list_checkpoints(run)
     if not paths:
-        what = "has no checkpoint yet" if (run / FOLDER).is_dir() else "is not the folder of a run"
+        no_run = "is not the folder of a run (or, for loading, of an exported model)"
+        what = "has no checkpoint yet" if (run / FOLDER).is_dir() else no_run
         raise CheckpointError(f"{run} {what}: expected {run / FOLDER / checkpoint_name(100)} or the like")
     broken = []
     for path in reversed(paths):

@@ -44,7 +44,7 @@ class UnreadableSamples:
         self._total = total
         self._seen: set[int] = set()
         self._broken: set[int] = set()
-        self._warn = warn or _LOGGER.warning
+        self._warn = _LOGGER.warning if warn is None else warn
 
     def add(self, seen: Sequence[int], failures: Sequence[tuple[int, str]]) -> None:
         """Note the samples `seen`, and among them the `failures` (index, message)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import IO
@@ -49,7 +50,7 @@ class Reporter:
 
     def warn(self, message: str) -> None:
         """Tell something that went wrong and does not stop the run."""
-        print(f"Warning: {message}", file=sys.stderr, flush=True)
+        print(f"warning: {message}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Training is over, in whichever way."""
@@ -73,7 +74,9 @@ class PlainReporter(Reporter):
         self.say(f"step {report.step}/{self._max_steps}  {report.text(report.step, self._max_steps)}")
 
     def say(self, message: str) -> None:
-        print(message, file=self._stream, flush=True)
+        # `dfm train | head` must not end the run when head has read enough.
+        with suppress(BrokenPipeError):
+            print(message, file=self._stream, flush=True)
 
 
 class _StatusColumn(ProgressColumn):
@@ -108,7 +111,7 @@ class RichReporter(Reporter):
         self._console.print(message, markup=False, highlight=False)
 
     def warn(self, message: str) -> None:
-        self._console.print(f"Warning: {message}", style="yellow", markup=False, highlight=False)
+        self._console.print(f"warning: {message}", style="yellow", markup=False, highlight=False)
 
     def close(self) -> None:
         self._progress.stop()

@@ -111,7 +111,7 @@ class Trainer:
 
     def _after_step(self, step: int, is_first: bool, interrupt: Interrupt) -> None:
         self.reporter.advance(step)
-        if is_first:
+        if is_first and not _due(step, self.logging.log_every):
             self._read_losses()
             self._clock.lap(step)
             self.reporter.log(StepReport(step, *self._window.averages()))

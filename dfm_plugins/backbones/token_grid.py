@@ -12,6 +12,8 @@ from dfm_core.stages import Size, StageLayout, format_size
 
 DEFAULT_TOKENS = 16
 """Most tokens along the short side that are taken unasked."""
+FEWEST_TOKENS = 4
+"""Fewest tokens along the short side that are taken unasked, where the stages have as many elements."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ def choose_patching(layout: StageLayout, token_grid: int | None, patch_size: int
     """Return the patches for stages of this layout, which must be images (C, H, W).
 
     token_grid: tokens along the short side. patch_size: patch of the finest stage. With neither: the most tokens, up to
-    16, that divide every stage (where none does, the fewest). Raises StageSizeError that names the values that work.
+    16, that divide every stage (where none does, the fewest). Raises StageSizeError that names the values that work, also
+    where there would be fewer than 4 tokens unasked.
     """
     choices = possible_patchings(layout)
     if token_grid is not None:
@@ -45,7 +48,13 @@ def choose_patching(layout: StageLayout, token_grid: int | None, patch_size: int
     if patch_size is not None:
         return _pick("patch_size", patch_size, {choice.patches[-1]: choice for choice in choices}, layout)
     coarse = [choice for choice in choices if min(choice.grid) <= DEFAULT_TOKENS]
-    return coarse[-1] if coarse else choices[0]
+    chosen = coarse[-1] if coarse else choices[0]
+    if min(chosen.grid) < min(FEWEST_TOKENS, *(min(stage.shape[1:]) for stage in layout)):
+        raise StageSizeError(
+            f"stages of tensor sizes {_sizes(layout)} have only a token grid of {format_size(chosen.grid)} in common: "
+            f"use sizes that share a larger divisor, or say token_grid={min(chosen.grid)} if that is meant"
+        )
+    return chosen
 
 
 def possible_patchings(layout: StageLayout) -> list[Patching]:

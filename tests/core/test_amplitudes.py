@@ -31,7 +31,7 @@ def c_skip(sigma: float, t: float) -> float:
 
 def amplitude(sigmas: Any, solver: str = "euler", **options: Any) -> list[float]:
     """Final over true amplitude of each stage, for independent Gaussian stages."""
-    grid = progressive.Component(
+    grid = progressive.ProgressiveSchedule(
         ProgressiveOptions.model_validate(options), StageScheduleFacts(len(sigmas), sigmas)
     ).grid()
 

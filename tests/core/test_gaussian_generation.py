@@ -94,10 +94,10 @@ def covariance_error(num_stages: int, steps: int, solver: str, threshold: float 
     sigmas = tuple(np.sqrt(part.mean()) for part in np.split(np.diag(joint), np.cumsum(parts.lengths)[:-1]))
     facts = StageScheduleFacts(num_stages, sigmas)
     if together:
-        grid = simultaneous.Component(SimultaneousOptions(steps=steps, shift="linear"), facts).grid()
+        grid = simultaneous.SimultaneousSchedule(SimultaneousOptions(steps=steps, shift="linear"), facts).grid()
     else:
         options = ProgressiveOptions(steps=(steps,) * num_stages, thresholds=(threshold,), shift="auto")
-        grid = progressive.Component(options, facts).grid()
+        grid = progressive.ProgressiveSchedule(options, facts).grid()
     flow = parts.recompose @ flow_matrix(oracle(joint, parts.lengths), parts.lengths, grid, solver)
     return abs(flow @ flow.T - data).max()
 
@@ -164,7 +164,7 @@ def predicted(stage: int, weight: float, interval: tuple[float, float]) -> tuple
 @pytest.mark.parametrize("interval", [(0.0, 1.0), (0.25, 0.75)])
 def test_guidance_changes_mean_and_deviation_as_predicted(weight: float, interval: tuple[float, float]) -> None:
     options = ProgressiveOptions.model_validate({"steps": (200, 200), "thresholds": 0.75, "shift": "linear"})
-    grid = progressive.Component(options, StageScheduleFacts(2, DATA_SIGMA)).grid()
+    grid = progressive.ProgressiveSchedule(options, StageScheduleFacts(2, DATA_SIGMA)).grid()
     velocity = guided_velocity(cast(VelocityModel, model), torch.tensor([0, 0]), 1, Guidance(weight, interval))
     noise = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
     *_, last = integrate(velocity, (noise, noise), grid, make_solver("midpoint"))

@@ -82,7 +82,7 @@ def exact_two_stages(shifts: tuple[float, ...]) -> Array:
 
 def generated(name: str, num_stages: int, steps: int, shifts: tuple[float, ...]) -> Array:
     options = ProgressiveOptions(steps=(steps,) * num_stages, thresholds=(TAU,), shift=shifts)
-    grid = progressive.Component(options, StageScheduleFacts(num_stages, (1.0,) * num_stages)).grid()
+    grid = progressive.ProgressiveSchedule(options, StageScheduleFacts(num_stages, (1.0,) * num_stages)).grid()
     stages = torch.from_numpy(NOISE[:, :num_stages]).split(1, 1)
     *_, last = integrate(as_field, stages, grid, make_solver(name))
     return torch.cat(last.stages, 1).numpy()
@@ -114,7 +114,7 @@ def test_declared_order_with_two_stages(name: str, two_stages: Any) -> None:
 def test_two_stages_generate_the_mixture() -> None:
     """Mean and covariance of what comes out, with many noises: nothing is lost by generating in two phases."""
     noise = torch.randn(20_000, 2, generator=torch.Generator().manual_seed(0)).double()
-    grid = progressive.Component(
+    grid = progressive.ProgressiveSchedule(
         ProgressiveOptions(steps=(40, 40), thresholds=(TAU,), shift="linear"), StageScheduleFacts(2, (1.0, 1.0))
     ).grid()
     *_, last = integrate(as_field, noise.split(1, 1), grid, make_solver("heun"))

@@ -1,0 +1,102 @@
+"""What a run measures and shows of itself: statistics of its data, validation losses, sample grids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dfm_core.assembly import Assembler
+from dfm_core.composition import Composition
+from dfm_core.gallery import grid_columns
+from dfm_core.generation import generate_images
+from dfm_core.images import make_grid, save_png
+from dfm_core.interfaces.dataset import Dataset
+from dfm_core.randomness import BatchRandomness, derive_generator, derive_seed
+from dfm_core.training.data import UnreadableSamples, load_batch
+
+STATISTICS_BATCH = 16
+
+
+class SkippedSamples:
+    """Warnings about unreadable samples, each passed on once, whoever comes across the sample; and their number."""
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self._warn = warn
+        self._messages: set[str] = set()
+
+    def __call__(self, message: str) -> None:
+        """Warn, unless it was said before."""
+        if message not in self._messages:
+            self._messages.add(message)
+            self._warn(message)
+
+    @property
+    def count(self) -> int:
+        """How many samples were found to be unreadable."""
+        return len(self._messages)
+
+
+def fixed_choice(dataset: Dataset, count: int) -> list[int]:
+    """Indices of at most `count` samples, the same for the same data and seed, drawn over the whole of it."""
+    # Not the first ones: folders are sorted by class.
+    generator = derive_generator(dataset.facts.seed, "fixed choice")
+    return torch.randperm(len(dataset), generator=generator)[:count].tolist()
+
+
+def statistics_batches(
+    dataset: Dataset, num_images: int, warn: Callable[[str], None] | None = None
+) -> Iterator[Tensor]:
+    """The images from which stage statistics are estimated, batch by batch. warn: told of unreadable ones."""
+    indices = fixed_choice(dataset, num_images)
+    unreadable = UnreadableSamples(len(dataset), warn)
+    for start in range(0, len(indices), STATISTICS_BATCH):
+        yield load_batch(dataset, indices[start : start + STATISTICS_BATCH], unreadable=unreadable)["image"]
+
+
+def save_sample_grid(composition: Composition, path: Path) -> None:
+    """Generate the run's own samples, always from the same noise, and write them as one picture."""
+    sampling = composition.config.sampling
+    classes = len(composition.data.classes)
+    images = []
+    for first in range(0, sampling.num, sampling.batch_size):
+        indices = range(first, min(first + sampling.batch_size, sampling.num))
+        labels = [index % classes for index in indices] if classes else None
+        images.append(generate_images(composition.generate(indices, labels, seed=composition.config.seed)).cpu())
+    save_png(path, make_grid(torch.cat(images), grid_columns(sampling.num, min(classes, sampling.num))))
+
+
+def validation(
+    composition: Composition, assembler: Assembler, warn: Callable[[str], None]
+) -> Callable[[], dict[str, float]] | None:
+    """Return a function that measures the loss on held-out data with fixed noise, or None where there is none.
+
+    warn: told of unreadable samples.
+    """
+    config = assembler.config
+    if not config.logging.validation_every:
+        return None
+    dataset = assembler.dataset("validation")
+    chosen = fixed_choice(dataset, config.logging.validation_images)
+    if not chosen:
+        return None
+    objective, size = composition.objective(), config.training.batch_size
+    seed = derive_seed(config.seed, "validation")
+    unreadable = UnreadableSamples(len(dataset), warn)
+
+    @torch.no_grad()
+    def validate() -> dict[str, float]:
+        reports, sizes = [], []
+        for step, first in enumerate(range(0, len(chosen), size)):
+            indices = chosen[first : first + size]
+            loaded = load_batch(dataset, indices, unreadable=unreadable)
+            batch = {name: value.to(composition.device) for name, value in loaded.items()}
+            reports.append(objective(batch, BatchRandomness(seed, step, 0, len(indices), len(indices))))
+            sizes.append(len(indices))
+        sums, counts = torch.stack([report.parts for report in reports]).sum(0).cpu()
+        loss = sum(float(report.loss) * size for report, size in zip(reports, sizes, strict=True)) / len(chosen)
+        return {"loss": loss, **dict(zip(objective.part_names, (sums / counts.clamp_min(1)).tolist(), strict=True))}
+
+    return validate
