@@ -3,8 +3,7 @@
     python benchmarks/step.py --size S --batch 2 --pairs 30
 
 The same network on the same number of tokens, with one stage (`identity`) and with two (`laplacian`). Times are ratios
-of interleaved pairs in this process, with the plain model against itself beside them: where that ratio is not near 1, the
-machine is too busy and nothing is claimed.
+of interleaved pairs in this process, with the plain model against itself beside them.
 """
 
 from __future__ import annotations

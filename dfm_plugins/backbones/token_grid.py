@@ -39,8 +39,8 @@ def choose_patching(layout: StageLayout, token_grid: int | None, patch_size: int
     """Return the patches for stages of this layout, which must be images (C, H, W).
 
     token_grid: tokens along the short side. patch_size: patch of the finest stage. With neither: the most tokens, up to
-    16, that divide every stage (where none does, the fewest). Raises StageSizeError that names the values that work, also
-    where there would be fewer than 4 tokens unasked.
+    16, that divide every stage (where none does, the fewest). Raises StageSizeError that names the values that work,
+    also where there would be fewer than 4 tokens unasked.
     """
     choices = possible_patchings(layout)
     if token_grid is not None:

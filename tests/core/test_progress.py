@@ -48,7 +48,7 @@ def test_quiet_says_only_warnings(capsys: pytest.CaptureFixture[str]) -> None:
     reporter.say("hello")
     reporter.warn("disk full")
     reporter.close()
-    assert capsys.readouterr() == ("", "Warning: disk full\n")
+    assert capsys.readouterr() == ("", "warning: disk full\n")
 
 
 def live(width: int) -> str:
@@ -70,7 +70,7 @@ def test_live_line() -> None:
     assert "120/2500" in shown
     assert REPORT.text(120, 2500) in shown
     assert "sample grid [bold] written" in shown
-    assert "Warning: old checkpoint" in shown
+    assert "warning: old checkpoint" in shown
 
 
 def test_live_line_keeps_everything_at_80_columns() -> None:

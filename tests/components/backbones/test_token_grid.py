@@ -72,3 +72,12 @@ def test_every_choice_gives_all_stages_the_same_grid(base: tuple[int, int], fact
     for patching in possible_patchings(layout(*sizes)):
         for size, patch in zip(sizes, patching.patches, strict=True):
             assert tuple(length / patch for length in size) == patching.grid
+
+
+def test_almost_no_tokens_are_refused_unless_asked_for() -> None:
+    stages = StageLayout((StageShape((7, 7), (3, 7, 7)), StageShape((16, 16), (3, 16, 16))))
+    with pytest.raises(StageSizeError, match="token grid of 1 in common.*token_grid=1 if that is meant"):
+        choose_patching(stages, None, None)
+    assert choose_patching(stages, 1, None).patches == (7, 16)
+    small = StageLayout((StageShape((2, 2), (3, 2, 2)), StageShape((4, 4), (3, 4, 4))))
+    assert choose_patching(small, None, None).grid == (2, 2)
