@@ -47,14 +47,15 @@ def choose_patching(layout: StageLayout, token_grid: int | None, patch_size: int
         return _pick("token_grid", token_grid, {min(choice.grid): choice for choice in choices}, layout)
     if patch_size is not None:
         return _pick("patch_size", patch_size, {choice.patches[-1]: choice for choice in choices}, layout)
-    coarse = [choice for choice in choices if min(choice.grid) <= DEFAULT_TOKENS]
-    chosen = coarse[-1] if coarse else choices[0]
-    if min(chosen.grid) < min(FEWEST_TOKENS, *(min(stage.shape[1:]) for stage in layout)):
+    fewest = min(FEWEST_TOKENS, *(min(stage.shape[1:]) for stage in layout))
+    enough = [choice for choice in choices if min(choice.grid) >= fewest]
+    if not enough:
+        only = choices[-1].grid
         raise StageSizeError(
-            f"stages of tensor sizes {_sizes(layout)} have only a token grid of {format_size(chosen.grid)} in common: "
-            f"use sizes that share a larger divisor, or say token_grid={min(chosen.grid)} if that is meant"
+            f"stages of tensor sizes {_sizes(layout)} have at most a token grid of {format_size(only)} in common: "
+            f"use sizes that share a larger divisor, or say token_grid={min(only)} if that is meant"
         )
-    return chosen
+    return [choice for choice in enough if min(choice.grid) <= DEFAULT_TOKENS or choice is enough[0]][-1]
 
 
 def possible_patchings(layout: StageLayout) -> list[Patching]:
