@@ -12,7 +12,6 @@ from dfm_core.cli.command import Json, command
 from dfm_core.cli.flags import ConfigFlags, config_request, resolve_flags
 from dfm_core.cli.numbers import write_amount, write_bytes
 from dfm_core.cli.output import console, info, output_options, print_json, print_table
-from dfm_core.config.resolve import read_config, resolve_config
 from dfm_core.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -57,6 +56,7 @@ def train(
 
 def resumed_config(path: Path, flags: ConfigFlags) -> RunConfig:
     """Configuration of the run at `path` with what the flags change. Raises ConfigError for what may not change."""
+    from dfm_core.config.resolve import read_config, resolve_config
     from dfm_core.config.resume import check_resume
     from dfm_core.training.run_directory import RunDirectory
 
