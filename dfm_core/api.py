@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from dfm_core.run_evaluation import statistics_batches
 from dfm_core.runs import describe_data, resume_run, start_run
 from dfm_core.training.progress import make_reporter
 from dfm_core.training.run_directory import CONFIG_FILE, RunDirectory
+
+logger = logging.getLogger("dfm")
 
 SHORTCUTS = {"max_steps": "training.max_steps", "batch_size": "training.batch_size"}
 """Keyword arguments that stand for longer keys of the configuration, as the flags of `dfm train` do."""
@@ -84,4 +87,7 @@ def configure(
         files=tuple(map(Path, values.pop("files", ()))),
         values=values,
     )
-    return with_objects(resolve_config(request, registry).config, objects), objects
+    resolved = resolve_config(request, registry)
+    for message in resolved.warnings:
+        logger.warning(message)
+    return with_objects(resolved.config, objects), objects

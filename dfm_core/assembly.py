@@ -32,15 +32,25 @@ logger = logging.getLogger("dfm")
 
 Objects = Mapping[str, Any]
 """Kind name -> an object of that kind, or a callable (options, facts) that makes one: used instead of the name."""
+Providers = Mapping[str, Mapping[str, str]]
+"""Kind name -> who supplied its component: what a checkpoint records."""
 
 
 class Assembler:
     """Makes the components of one configuration. Each method makes one of them, from what was made before it."""
 
-    def __init__(self, config: RunConfig, registry: Registry, objects: Objects | None = None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        registry: Registry,
+        objects: Objects | None = None,
+        recorded: Providers | None = None,
+    ) -> None:
+        """Prepare to make the components of `config`. recorded: providers of a model that is used without its data."""
         self.config = config
         self.registry = registry
         self.objects = objects or {}
+        self.recorded = recorded or {}
 
     def make(self, kind: str, facts: object) -> Any:
         """Make the component of a kind: the object given for it, or the one that the config names."""
@@ -59,16 +69,22 @@ class Assembler:
     def _provider(self, kind: str) -> dict[str, str]:
         if kind in self.objects:
             return {"object": object_name(self.objects[kind])}
+        if kind == "dataset" and kind in self.recorded:
+            return dict(self.recorded[kind])
         info = self.registry.get(kind, self.config.component(kind).name).plugin
         return {
             "name": self.config.component(kind).name,
             "plugin": info.namespace,
             "distribution": info.distribution,
             "version": info.version,
+            **({"file": info.address} if info.file is not None else {}),
         }
 
-    def check_providers(self, saved: Mapping[str, Mapping[str, str]]) -> None:
-        """Compare with what a checkpoint recorded: a missing object is an error, another plugin version a warning."""
+    def check_providers(self, saved: Providers) -> None:
+        """Compare with what a checkpoint recorded: a missing object is an error, another plugin version a warning.
+
+        Plugin files are compared where the configuration is read: see `dfm_core.config.plugin_files`.
+        """
         for kind, before in saved.items():
             if kind == "dataset":
                 continue  # a model is used without its data
@@ -77,15 +93,16 @@ class Assembler:
                     f"this model was made with an object for {kind} ({before['object']}); "
                     f"pass it again: objects={{{kind!r}: …}}"
                 )
-            if "version" in before and kind not in self.objects:
+            if "version" in before and "file" not in before and kind not in self.objects:
                 now = self._provider(kind)
-                if now["version"] != before["version"]:
+                if (now["distribution"], now["version"]) != (before["distribution"], before["version"]):
                     logger.warning(
-                        "%s %s: the model was made with %s %s, installed is %s",
+                        "%s %s: the model was made with %s %s, here it is %s %s",
                         KINDS[kind].title,
                         before["name"],
                         before["distribution"],
                         before["version"],
+                        now["distribution"],
                         now["version"],
                     )
 
@@ -166,26 +183,40 @@ def unseen_stage_sets(grid: ScheduleGrid, sampler: TimestepSampler) -> list[tupl
     """Return the sets of visible stages that the schedule visits and training never draws."""
     seen = {stages for stages, probability in sampler.visible_probabilities().items() if probability > 0}
     visited = {tuple(row) for row in grid.visible.tolist()}
-    return sorted(visited - seen, reverse=True)
+    return sorted(visited - seen, key=lambda stages: (sum(stages), stages[::-1]))
 
 
 def check_schedule(
-    assembler: Assembler, grid: ScheduleGrid, sampler: TimestepSampler, sigmas: tuple[float, ...]
+    assembler: Assembler,
+    grid: ScheduleGrid,
+    sampler: TimestepSampler,
+    sigmas: tuple[float, ...],
+    name: str | None = None,
 ) -> None:
-    """Raise CompositionError if generation would visit what training never saw, naming schedules that fit."""
+    """Raise CompositionError if generation would visit what training never saw, naming schedules that fit.
+
+    name: of the schedule, where it is another than the config's.
+    """
     unseen = unseen_stage_sets(grid, sampler)
     if not unseen:
         return
-    facts = StageScheduleFacts(len(sigmas), sigmas)
-    fitting = [
-        name
-        for name in assembler.registry.names("stage_schedule")
-        if not unseen_stage_sets(assembler.registry.create("stage_schedule", name, {}, facts).grid(), sampler)
-    ]
+    fitting = fitting_schedules(assembler.registry, sampler, StageScheduleFacts(len(sigmas), sigmas))
     sets = "; ".join("+".join(str(i + 1) for i, seen in enumerate(stages) if seen) for stages in unseen)
-    name = assembler.config.component("stage_schedule").name
+    asked = name or assembler.config.component("stage_schedule").name
     raise CompositionError(
-        f"schedule {name!r} shows the network stages {sets} together, which timestep sampler "
+        f"schedule {asked!r} shows the network stages {sets} together, which timestep sampler "
         f"{assembler.config.component('timestep_sampler').name!r} never draws in training; "
         + (f"schedules that fit: {', '.join(fitting)} (--schedule)" if fitting else "use another timestep sampler")
     )
+
+
+def fitting_schedules(registry: Registry, sampler: TimestepSampler, facts: StageScheduleFacts) -> list[str]:
+    """Names of the schedules that with their default options visit only what the sampler draws."""
+
+    def fits(name: str) -> bool:
+        try:
+            return not unseen_stage_sets(registry.create("stage_schedule", name, {}, facts).grid(), sampler)
+        except Exception:  # one that needs options, or that is broken, is nothing to suggest
+            return False
+
+    return [name for name in registry.names("stage_schedule") if fits(name)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from dfm_core.errors import DeviceError
@@ -9,6 +11,8 @@ from dfm_core.errors import DeviceError
 
 def resolve_device(device: str) -> torch.device:
     """Turn "auto" or a device's name into a device of this machine. Raises DeviceError if it is not there."""
+    # Deterministic products on CUDA need it; cuBLAS reads it at its first call.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
         return torch.device(next(name for name, there in available.items() if there))

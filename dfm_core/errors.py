@@ -1,4 +1,9 @@
-"""Every error that a user can cause. The CLI prints the message without a traceback and exits with `exit_code`."""
+"""Every error that a user can cause. The CLI prints the message without a traceback and exits with `exit_code`.
+
+A component raises ConfigError for options that do not fit its facts, StageSizeError for sizes that it cannot make
+(both in `__init__`), StageShapeError for tensors of a wrong shape; a data set also DataError and UnreadableSampleError.
+The others are core's. A message says what was expected, what came and what to do.
+"""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def expand_to(values: Tensor, like: Tensor) -> Tensor:
-    """Append dimensions of length one to `values` (B,) so that it broadcasts over `like` (B, ...)."""
+    """Append dimensions of length one to `values` (B,), or (B, C), …, so that it broadcasts over `like` (B, C, ...)."""
     return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))
 
 
@@ -28,7 +28,10 @@ def velocity_target(noise: Tensor, data: Tensor) -> Tensor:
 
 
 def stage_errors(velocities: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-    """Mean squared error of each sample and stage, (B, S) float32, unmasked; mean over the elements of a stage."""
+    """Mean squared error of each sample and stage, (B, S) float32, unmasked; mean over the elements of a stage.
+
+    velocities, targets: S tensors (B, C_s, *spatial_s).
+    """
     return torch.stack(
         [
             (v.float() - target.float()).square().flatten(1).mean(1)

@@ -19,12 +19,15 @@ from torch import Tensor
 
 from dfm_core.assembly import Assembler, Objects, check_schedule
 from dfm_core.composition import Composition, data_from_snapshot, snapshot
+from dfm_core.config.plugin_files import with_plugin_files
 from dfm_core.config.run_config import RunConfig
+from dfm_core.config.settings import ComponentChoice
 from dfm_core.devices import resolve_device
 from dfm_core.errors import CheckpointError, DFMError, UsageError, suggest
 from dfm_core.generation import GenerationStep, Guidance, generate_images
 from dfm_core.interfaces.stage_schedule import StageScheduleFacts
-from dfm_core.plugins.registry import Registry, default_registry
+from dfm_core.plugins.kinds import KINDS
+from dfm_core.plugins.registry import OBJECT_PREFIX, Registry, default_registry
 from dfm_core.solvers import make_solver
 from dfm_core.stages import Stages
 from dfm_core.training.checkpoint import load_newest
@@ -37,9 +40,11 @@ logger = logging.getLogger("dfm")
 class Model:
     """A composition with weights. Images are (B, C, H, W) float32 in [-1, 1]."""
 
-    def __init__(self, composition: Composition, assembler: Assembler) -> None:
+    def __init__(self, composition: Composition, assembler: Assembler, schedule: ComponentChoice | None = None) -> None:
+        """Wrap a composition. schedule: of generation, where it is not that of the training (see `with_schedule`)."""
         self.composition = composition
         self.assembler = assembler
+        self.schedule = schedule or composition.config.component("stage_schedule")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -54,20 +59,30 @@ class Model:
         """Put the first k stages together: images at stage k's resolution."""
         return self.composition.space.to_images(stages)
 
-    def with_schedule(self, **options: object) -> Model:
-        """Return this model with other options of its stage schedule, such as steps=(30, 10), thresholds=(0.7,)."""
-        options = {key: value for key, value in options.items() if value is not None}
-        if not options:
+    def with_schedule(self, name: str | None = None, **options: object) -> Model:
+        """Return this model with another stage schedule, or with other options of the present one: steps=(30, 10).
+
+        name: of a stage schedule, which begins with its default options; None stays with the present one. options:
+        those that are None stay as they are. An export keeps the schedule of the training. Raises CompositionError for
+        a schedule that shows stages together which training never did, ConfigError for wrong options,
+        UnknownComponentError for a wrong name.
+        """
+        changes = {key: value for key, value in options.items() if value is not None}
+        if name is None and not changes:
             return self
-        composition, config = self.composition, self.composition.config
-        choice = config.component("stage_schedule")
-        facts = StageScheduleFacts(composition.num_stages, composition.statistics.sigmas(config.flow.standardize))
-        registry = self.assembler.registry
-        merged = registry.override_options("stage_schedule", choice.name, choice.options, options)
+        choice = self.schedule if name is None else ComponentChoice(name=name)
+        if choice.name.startswith(OBJECT_PREFIX):
+            given = choice.name.removeprefix(OBJECT_PREFIX)
+            raise UsageError(f"the stage schedule of this model is an object ({given}): name the one to use instead")
+        composition, registry = self.composition, self.assembler.registry
+        sigmas = composition.statistics.sigmas(composition.config.flow.standardize)
+        merged = registry.override_options("stage_schedule", choice.name, choice.options, changes)
+        facts = StageScheduleFacts(composition.num_stages, sigmas)
         schedule = registry.create("stage_schedule", choice.name, merged, facts)
         grid = schedule.grid()
-        check_schedule(self.assembler, grid, composition.timestep_sampler, facts.stage_sigmas)
-        return Model(dataclasses.replace(composition, schedule=schedule, grid=grid), self.assembler)
+        check_schedule(self.assembler, grid, composition.timestep_sampler, sigmas, choice.name)
+        changed = dataclasses.replace(composition, schedule=schedule, grid=grid)
+        return Model(changed, self.assembler, ComponentChoice(name=choice.name, options=merged))
 
     def labels_for(self, num: int, labels: Sequence[int | str] | None = None) -> list[int] | None:
         """Return one class an image: `labels` in turn, or all classes. Raises UsageError for unknown ones."""
@@ -164,13 +179,18 @@ def load(
 ) -> Model:
     """Load a model from a run's folder (EMA weights of its newest complete checkpoint) or from an exported folder.
 
-    objects: for models that were built from objects instead of names, the same objects again. Raises CheckpointError
-    if there is no model at `path`.
+    objects: for models that were built from objects instead of names, the same objects again. registry: with the
+    plugin files that the model was made with, `Registry.discover(files=[…])`. Raises CheckpointError if there is no
+    model at `path`, PluginError for a plugin file that is not given.
     """
     saved, weights = read_weights(Path(path))
-    config = RunConfig.model_validate(saved["config"])
-    assembler = Assembler(config, registry or default_registry(), objects)
-    assembler.check_providers(saved.get("providers", {}))
+    registry, providers = registry or default_registry(), saved.get("providers", {})
+    made = [kind for kind in KINDS if kind != "dataset" and kind not in (objects or {})]
+    config, warnings = with_plugin_files(RunConfig.model_validate(saved["config"]), registry, made)
+    for message in warnings:
+        logger.warning(message)
+    assembler = Assembler(config, registry, objects, recorded=providers)
+    assembler.check_providers(providers)
     data, statistics = data_from_snapshot(saved)
     composition = assembler.compose(data, statistics, resolve_device(device))
     try:

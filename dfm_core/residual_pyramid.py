@@ -40,15 +40,21 @@ class ResidualPyramid(Decomposition):
         """Enlarge x (B, C, *spatial) to (B, C, *size), size > spatial, with unit gain."""
 
     def expand(self, preview: Tensor, sizes: Sequence[Size], stage_index: int) -> Tensor:
-        """Enlarge the preview before stage `stage_index` (from 0) to sizes[stage_index]. sizes: of all stages."""
+        """Enlarge the preview before stage `stage_index` (from 0) to (B, C, *sizes[stage_index]).
+
+        sizes: of all stages, at the size of this input.
+        """
         return self.up(preview, sizes[stage_index])
 
     def stage_shape(self, sizes: Sequence[Size], stage_index: int) -> tuple[int, ...]:
-        """Return (C_s, *spatial_s) of a stage tensor."""
+        """Return (C_s, *spatial_s) of a stage tensor. sizes: of the previews of all stages; stage_index: from 0."""
         return (self.facts.channels, *sizes[stage_index])
 
     def to_stage(self, residual: Tensor, sizes: Sequence[Size], stage_index: int) -> Tensor:
-        """Write a residual image (for stage 0: the coarsest low-pass) as the stage's tensor."""
+        """Write a residual image (B, C, *sizes[stage_index]) as the stage's tensor (B, C_s, *spatial_s).
+
+        For stage 0 the image is the coarsest low-pass.
+        """
         return residual
 
     def from_stage(self, stage: Tensor, sizes: Sequence[Size], stage_index: int) -> Tensor:
@@ -111,7 +117,10 @@ class ResidualPyramid(Decomposition):
 
 
 def working_dtype(x: Tensor) -> torch.dtype:
-    """Dtype to compute in: float64 for float64, else float32 (bf16 lacks antialiased resizing and the FFT on CPU)."""
+    """Dtype to compute in for x of any shape: float64 for float64, else float32.
+
+    On a CPU bfloat16 lacks antialiased resizing and the FFT.
+    """
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 

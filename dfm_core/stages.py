@@ -1,4 +1,7 @@
-"""The words for a decomposed batch: `Stages` (the tensors) and `StageLayout` (their declared shapes)."""
+"""The words for a decomposed batch: `Stages` (the tensors) and `StageLayout` (their declared shapes).
+
+`Size` is (height, width), of clips (frames, height, width); `format_size` writes one as users do: "64", "48x64".
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ class StageShape:
 
 @dataclass(frozen=True)
 class StageLayout:
-    """The shapes of all stages of one decomposition at one input size, coarse to fine."""
+    """The shapes of all stages of one decomposition at one input size, coarse to fine; it has a length and indices."""
 
     stages: tuple[StageShape, ...]
 

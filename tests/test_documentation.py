@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,15 @@ import torch
 from PIL import Image
 
 from dfm_core.cli.app import main
+from dfm_core.conformance import laws_of
 from dfm_core.images import save_png, to_pixels
+from dfm_core.plugins.kinds import KINDS
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "docs/commands.md"]
+KIND_PAGES = [f"docs/kinds/{kind}.md" for kind in KINDS]
+PAGES = ["README.md", "docs/commands.md", "docs/write_a_plugin.md", *KIND_PAGES]
+FILE = re.compile(r"# file: (\w+\.py)\n")
+"""First line of a Python block that readers are to save under that name."""
 SMALLER = ["--max-steps", "2", "--device", "cpu"]
 SMALLER_NEW = [
     *("--batch-size", "2"),
@@ -33,6 +40,12 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
+def files(page: str) -> dict[str, str]:
+    """Files that a page tells to write: name -> content."""
+    found = [(FILE.match(block), block) for block in blocks(page, "python")]
+    return {match[1]: block[match.end() :] for match, block in found if match}
+
+
 def commands(page: str) -> list[str]:
     return [line for block in blocks(page, "bash") for line in block.strip().splitlines()]
 
@@ -48,8 +61,11 @@ def smaller(arguments: list[str]) -> list[str]:
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a photo and a folder of photos."""
+    """A folder with a photo, a folder of photos and the files that the pages tell to write."""
     monkeypatch.chdir(tmp_path)
+    for page in PAGES:
+        for name, content in files(page).items():
+            (tmp_path / name).write_text(content)
     generator = torch.Generator().manual_seed(0)
     for index in range(4):
         folder = tmp_path / "photos" / ("cats" if index % 2 else "dogs")
@@ -69,11 +85,11 @@ def test_every_command_runs(page: str, workplace: Path, capsys: pytest.CaptureFi
             continue
         assert main(smaller(shlex.split(command)[1:])) == 0, f"{command}\n{capsys.readouterr().err}"
         ran += 1
-    assert ran >= 8
+    assert ran >= (2 if page.startswith("docs/kinds") else 6)
 
 
 def test_python_blocks_run(workplace: Path) -> None:
-    found = blocks("README.md", "python")
+    found = [block for block in blocks("README.md", "python") if not FILE.match(block)]
     assert len(found) == 2
     for block in found:
         code = re.sub(r"max_steps=\d+", SMALLER_IN_PYTHON, block)
@@ -91,3 +107,35 @@ def test_links_point_to_files() -> None:
     for page in ["README.md", *map(str, (ROOT / "docs").rglob("*.md"))]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / page).read_text()):
             assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_s_page_lists_its_laws(kind: str) -> None:
+    expected = "\n".join(f"| `{law.name}` | {law.summary} |" for law in laws_of(kind))
+    table = (ROOT / f"docs/kinds/{kind}.md").read_text().rpartition("|---|---|\n")[2].strip()
+    assert table == expected, f"the table in docs/kinds/{kind}.md should be\n{expected}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_s_example_is_short(kind: str) -> None:
+    (content,) = files(f"docs/kinds/{kind}.md").values()
+    assert len(content.strip().splitlines()) <= 40
+
+
+def test_the_plugin_on_the_page_is_one(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(workplace)
+    code = (
+        "import sys, acme_plugin; (spec,) = acme_plugin.dfm_decompositions(); "
+        "print(spec.name, spec.options().orientations, acme_plugin.DFM_PLUGIN_API, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=workplace)
+    assert done.stdout == "steerable 4 1 False\n", done.stderr
+
+
+def test_the_laws_on_the_page_are_tests(workplace: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_laws.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=workplace)
+    assert done.returncode == 0, done.stdout
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed is not None
+    assert int(passed[1]) > 10

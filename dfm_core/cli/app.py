@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Literal
 
 import typer
@@ -15,7 +17,7 @@ from dfm_core.cli import config, plugins
 from dfm_core.cli.decompose import decompose
 from dfm_core.cli.env import env
 from dfm_core.cli.export import export
-from dfm_core.cli.output import error, output_session
+from dfm_core.cli.output import error, output_session, warning
 from dfm_core.cli.sample import sample
 from dfm_core.cli.schedule import schedule
 from dfm_core.cli.train import train
@@ -64,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A busy neighbour slows torch's spinning threads tenfold; read when OpenMP starts.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     _tolerate_narrow_encodings()
-    with output_session():
+    with output_session(), _warnings_of_the_library():
         try:
             get_command(app)(args=arguments, prog_name="dfm")
         except SystemExit as done:
@@ -78,6 +80,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             error(_unforeseen(failure), failure)
             return 1
     return 0
+
+
+class _Warner(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        warning(record.getMessage())
+
+
+@contextmanager
+def _warnings_of_the_library() -> Iterator[None]:
+    """What the Python API logs is said as a command says it."""
+    logger, handler = logging.getLogger("dfm"), _Warner(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _tolerate_narrow_encodings() -> None:

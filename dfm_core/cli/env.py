@@ -12,7 +12,8 @@ from dfm_core.cli.command import Json, command
 from dfm_core.cli.hardware import devices
 from dfm_core.cli.output import print_json, print_table
 
-VARIABLES = ("OMP_NUM_THREADS", "GOMP_SPINCOUNT", "CUDA_VISIBLE_DEVICES", "DFM_DISABLE_PLUGINS")
+VARIABLES = ("OMP_NUM_THREADS", "GOMP_SPINCOUNT", "CUDA_VISIBLE_DEVICES")
+OWN_PREFIX = "DFM_"
 
 
 @command
@@ -30,12 +31,7 @@ def environment() -> dict[str, object]:
     import torch
 
     from dfm_core.plugins.discovery import installed_version
-    from dfm_core.plugins.registry import default_registry
 
-    variables = {name: os.environ[name] for name in VARIABLES if name in os.environ}
-    plugins = {
-        record.info.namespace: f"{record.info.provider} ({record.state})" for record in default_registry().plugins()
-    }
     return {
         "dfm": installed_version(),
         "python": f"{platform.python_version()} ({sys.executable})",
@@ -45,9 +41,27 @@ def environment() -> dict[str, object]:
         "devices": devices(),
         "threads": torch.get_num_threads(),
         "processors": os.cpu_count(),
-        **variables,
-        "plugins": plugins,
+        **variables(),
+        "plugins": plugins(),
     }
+
+
+def variables() -> dict[str, str]:
+    """The environment variables that change what this program does, where they are set."""
+    return {
+        name: value for name, value in sorted(os.environ.items()) if name in VARIABLES or name.startswith(OWN_PREFIX)
+    }
+
+
+def plugins() -> list[str]:
+    """One text a plugin: namespace, who makes it, state. Loads none but the built-in one."""
+    from dfm_core.plugins.discovery import BUILTIN
+    from dfm_core.plugins.registry import default_registry
+
+    registry = default_registry()
+    if registry.plugin(BUILTIN) is not None:
+        registry.load(BUILTIN)
+    return [f"{record.info.namespace}: {record.info.provider} ({record.state})" for record in registry.plugins()]
 
 
 def package_versions() -> dict[str, object]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dfm_core.cli.command import command
+from dfm_core.cli.flags import plugin_flags
 from dfm_core.cli.output import info
 from dfm_core.errors import UsageError
 
@@ -25,6 +26,7 @@ def export(
         raise UsageError(f"{target} exists already; choose another folder")
     from dfm_core.model import load
 
-    folder = load(run, device="cpu").export(target)
+    model = load(run, device="cpu")
+    folder, again = model.export(target), plugin_flags(model.composition.config)
     print(f"wrote {folder}")
-    info(f'load it with:  dfm sample {folder}   or, in Python, dfm_core.load("{folder}")')
+    info(f'load it with:  dfm sample {folder}{again}   or, in Python, dfm_core.load("{folder}")')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dfm_core.cli.hardware import uses_accelerator
+from dfm_core.cli.output import warning
 
 if TYPE_CHECKING:
     from dfm_core.config.resolve import ConfigRequest, ResolvedConfig
+    from dfm_core.config.run_config import RunConfig
 
 PANEL = "Configuration"
 
@@ -91,5 +94,12 @@ def resolve_flags(flags: ConfigFlags, base: Path | None = None) -> ResolvedConfi
     request = config_request(flags, base)
     resolved = resolve_config(request)
     if base is None and uses_accelerator(resolved.config.device):
-        return resolve_config(dataclasses.replace(request, accelerator=True))
+        resolved = resolve_config(dataclasses.replace(request, accelerator=True))
+    for message in resolved.warnings:
+        warning(message)
     return resolved
+
+
+def plugin_flags(config: RunConfig) -> str:
+    """The flags that give a configuration's plugin files again, to follow a command; empty without any."""
+    return "".join(f" --plugin {shlex.quote(file.path)}" for file in config.plugin_files.values())

@@ -1,7 +1,8 @@
-"""`dfm plugins list|show`: what is installed, and what one component or plugin is."""
+"""`dfm plugins`: what is installed, and what one component or plugin is."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,8 @@ import typer
 
 from dfm_core.cli.command import Json, command
 from dfm_core.cli.output import info, print_json, print_table
+from dfm_core.cli.plugins_check import check
+from dfm_core.cli.plugins_new import new
 from dfm_core.errors import PluginError, UnknownComponentError, suggest
 
 if TYPE_CHECKING:
@@ -23,27 +26,58 @@ def _plugins() -> None:
     pass
 
 
+app.command("new")(new)
+app.command("check")(check)
+
+
 @app.command("list")
 @command
-def list_plugins(json: Json = False) -> None:
+def list_plugins(
+    load: Annotated[
+        bool, typer.Option("--load", help="Import each plugin, in a process of its own, and list its components.")
+    ] = False,
+    time_limit: Annotated[
+        float, typer.Option(help="With --load: seconds after which an import is stopped.", min=0, metavar="SECONDS")
+    ] = 60.0,
+    json: Json = False,
+) -> None:
     """List plugins and components.
 
-    Those of other plugins are not imported: `dfm plugins show NAME` loads one and lists what it has.
+    Those of other plugins are not imported without --load; `dfm plugins show NAME` loads one and lists what it has.
+    With --load and DFM_STRICT_PLUGINS the exit code is 1 if one of them cannot be used.
     """
+    from dfm_core.plugins.discovery import PluginState, is_strict
+
+    plugins = listed_plugins(time_limit if load else None)
+    if json:
+        print_json(plugins)
+    else:
+        columns = ["plugin", "distribution", "version", "state", "note"]
+        print_table("Plugins", columns, [[plugin[column] for column in columns] for plugin in plugins])
+        print_contents(plugins)
+    if any(plugin["state"] == PluginState.NOT_LOADED for plugin in plugins):
+        info("`dfm plugins show NAME` loads a plugin and lists its components; `dfm plugins list --load` all of them")
+    usable = {PluginState.LOADED, PluginState.DISABLED}
+    if load and is_strict(os.environ) and {plugin["state"] for plugin in plugins} - usable:
+        raise typer.Exit(1)
+
+
+def listed_plugins(time_limit: float | None) -> list[dict[str, Any]]:
+    """Every plugin as plain data, the built-in one loaded. time_limit: of importing each other; None imports none."""
+    from dfm_core.plugins.describe import describe_plugin
     from dfm_core.plugins.discovery import BUILTIN, PluginState
     from dfm_core.plugins.registry import default_registry
 
+    def describe(record: PluginRecord) -> dict[str, Any]:
+        if time_limit is None or record.state is not PluginState.NOT_LOADED:
+            return describe_plugin(record)
+        from dfm_core.plugins.isolation import describe_isolated
+
+        return describe_isolated(record, time_limit)
+
     registry = default_registry()
     registry.load(BUILTIN)
-    records = [plugin_data(record) for record in registry.plugins()]
-    if json:
-        print_json(records)
-        return
-    columns = ["plugin", "distribution", "version", "state", "note"]
-    print_table("Plugins", columns, [[record[column] for column in columns] for record in records])
-    print_contents(records)
-    if any(record["state"] == PluginState.NOT_LOADED for record in records):
-        info("`dfm plugins show NAME` loads a plugin and lists its components")
+    return [describe(record) for record in registry.plugins()]
 
 
 @app.command("show")
@@ -72,9 +106,11 @@ def show(
 
 def plugin_named(registry: Registry, name: str) -> dict[str, Any] | None:
     """What is known of the plugin with this namespace, after trying to load it; None if there is none."""
+    from dfm_core.plugins.describe import describe_plugin
+
     if name not in {record.info.namespace for record in registry.plugins()}:
         return None
-    return plugin_data(registry.load(name))
+    return describe_plugin(registry.load(name))
 
 
 def components_named(registry: Registry, name: str, or_none: bool) -> list[dict[str, Any]]:
@@ -92,26 +128,6 @@ def components_named(registry: Registry, name: str, or_none: bool) -> list[dict[
             raise
         return []
     return found
-
-
-def plugin_data(record: PluginRecord) -> dict[str, Any]:
-    """A plugin as plain data."""
-    return {
-        "plugin": record.info.namespace,
-        "distribution": record.info.distribution,
-        "version": record.info.version,
-        "module": record.info.address,
-        "state": str(record.state),
-        "note": record.message,
-        "traceback": record.traceback,
-        "components": {
-            kind: [{"name": record.info.full_name(name), "summary": spec.summary} for name, spec in specs.items()]
-            for kind, specs in record.components.items()
-        },
-        "presets": [
-            {"name": record.info.full_name(name), "summary": preset.summary} for name, preset in record.presets.items()
-        ],
-    }
 
 
 def print_component(component: Mapping[str, Any]) -> None:

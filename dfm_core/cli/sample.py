@@ -32,6 +32,9 @@ def sample(
         str | None, typer.Option(help="Classes by number or name, in turn: 0,3. All without.", metavar="LABELS")
     ] = None,
     cfg: Annotated[float | None, typer.Option(help="Guidance weight; 1 is none.", min=0)] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="Another stage schedule than the run's, with its defaults.", metavar="NAME")
+    ] = None,
     steps: Annotated[str | None, typer.Option(help="Steps of each stage: 30,10.", metavar="STEPS")] = None,
     thresholds: Annotated[
         str | None, typer.Option(help="t at which the next stage starts: 0.7.", metavar="THRESHOLDS")
@@ -54,11 +57,11 @@ def sample(
         raise UsageError(f"{output} exists already; choose another --output, or leave it out")
     if cfg is not None and not math.isfinite(cfg):
         raise UsageError(f"--cfg: expected a finite number, got {cfg}")
-    schedule = {"steps": read_counts(steps, "--steps"), "thresholds": read_numbers(thresholds, "--thresholds")}
+    counts, limits = read_counts(steps, "--steps"), read_numbers(thresholds, "--thresholds")
     from dfm_core.gallery import Gallery, grid_columns
     from dfm_core.model import load
 
-    model = load(run, device=device).with_schedule(**schedule)
+    model = load(run, device=device).with_schedule(schedule, steps=counts, thresholds=limits)
     sampling = model.composition.config.sampling
     num, size = num or sampling.num, batch_size or sampling.batch_size
     labels = None if label is None else [part.strip() for part in label.split(",")]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dfm_core.cli.command import Json, command
-from dfm_core.cli.flags import ConfigFlags, config_request, resolve_flags
+from dfm_core.cli.flags import ConfigFlags, config_request, plugin_flags, resolve_flags
 from dfm_core.cli.numbers import write_amount, write_bytes
 from dfm_core.cli.output import console, info, output_options, print_json, print_table
 from dfm_core.errors import ConfigError, UsageError
@@ -56,7 +56,7 @@ def train(
 
 def resumed_config(path: Path, flags: ConfigFlags) -> RunConfig:
     """Configuration of the run at `path` with what the flags change. Raises ConfigError for what may not change."""
-    from dfm_core.config.resolve import read_config, resolve_config
+    from dfm_core.config.resolve import read_config
     from dfm_core.config.resume import check_resume
     from dfm_core.training.run_directory import RunDirectory
 
@@ -70,7 +70,7 @@ def resumed_config(path: Path, flags: ConfigFlags) -> RunConfig:
                 f"{flag.flag}: the run has {before.component(kind).name!r}, got {flag.value!r}; a run keeps its "
                 f"components: start a new one, with --init-from {path} if it is to begin with these weights"
             )
-    config = resolve_config(request).config
+    config = resolve_flags(flags, config_file).config
     check_resume(before, config)
     return config
 
@@ -107,18 +107,19 @@ def announce(path: Path, composition: Composition) -> None:
 def say_how_to_go_on(run: FinishedRun) -> None:
     """Print how the training ended and where it lies, and unless --quiet what can be done next."""
     training, hints = run.training, []
+    again = plugin_flags(run.composition.config)
     if run.unreadable:
         print(f"{run.unreadable} unreadable file{'s' * (run.unreadable != 1)} skipped")
     if training.interrupted:
         print(f"stopped after step {training.step}; checkpoint {training.checkpoint}")
-        hints = [f"go on with:  dfm train --resume {run.path}"]
+        hints = [f"go on with:  dfm train --resume {run.path}{again}"]
     elif training.step == run.first_step:
         print(f"all {training.step} steps of this run were done before; it lies in {run.path}")
-        hints = [f"train longer with:  dfm train --resume {run.path} --max-steps {2 * training.step}"]
+        hints = [f"train longer with:  dfm train --resume {run.path}{again} --max-steps {2 * training.step}"]
     else:
         print(f"trained to step {training.step}; the run lies in {run.path}")
     if not training.interrupted:
-        hints.append(f"sample with:  dfm sample {run.path} --num 16 --previews")
+        hints.append(f"sample with:  dfm sample {run.path}{again} --num 16 --previews")
     if not output_options().quiet:
         print("\n".join(hints))
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dfm_core.config.layers import Layer, merge, nest
+from dfm_core.config.plugin_files import KEY as PLUGIN_FILES
+from dfm_core.config.plugin_files import check_workers, with_plugin_files
 from dfm_core.config.run_config import RunConfig
 from dfm_core.config.yaml_text import read_mapping, write_yaml
 from dfm_core.errors import PluginError, UnknownComponentError
@@ -20,6 +22,7 @@ ACCELERATOR_DEFAULTS = "defaults-accelerator"
 DATA_DEFAULTS = "defaults-data"
 DEFAULT = "default"
 OPTION_DEFAULT = "default of the component's option"
+GIVEN_FILE = "the file that was given"
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,15 @@ class ConfigRequest:
 
 @dataclass(frozen=True)
 class ResolvedConfig:
-    """A complete configuration. origins: dotted key of every value -> where it came from."""
+    """A complete configuration.
+
+    origins: dotted key of every value -> where it came from. warnings: what its user should be told, such as that a
+    plugin file is not the recorded one.
+    """
 
     config: RunConfig
     origins: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
 
 
 def resolve_config(request: ConfigRequest | None = None, registry: Registry | None = None) -> ResolvedConfig:
@@ -67,8 +75,10 @@ def resolve_config(request: ConfigRequest | None = None, registry: Registry | No
     leaves = merge(_layers(request or ConfigRequest(), registry))
     origins = {key: leaf.origin for key, leaf in leaves.items()}
     checked = validate(RunConfig, nest(leaves), origins=origins)
-    config = with_option_defaults(checked, registry, origins)
-    return ResolvedConfig(config, _complete(origins, config))
+    recorded, warnings = with_plugin_files(checked, registry)
+    check_workers(recorded)
+    config = with_option_defaults(recorded, registry, origins)
+    return ResolvedConfig(config, _complete(origins, config), warnings)
 
 
 def with_option_defaults(config: RunConfig, registry: Registry, origins: Mapping[str, str] | None = None) -> RunConfig:
@@ -110,6 +120,9 @@ def _complete(origins: Mapping[str, str], config: RunConfig) -> dict[str, str]:
     complete = {}
     for key in flatten(config.model_dump(mode="json")):
         kind, _, rest = key.partition(".")
+        if kind == PLUGIN_FILES and rest:
+            complete[key] = GIVEN_FILE
+            continue
         default = OPTION_DEFAULT if kind in KINDS and rest.startswith("options.") else DEFAULT
         complete[key] = origin_of(key, origins) or default
     return complete

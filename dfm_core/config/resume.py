@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dfm_core.config.plugin_files import KEY as PLUGIN_FILES
 from dfm_core.config.resolve import flatten
 from dfm_core.config.run_config import RunConfig
 from dfm_core.errors import ConfigError
@@ -24,7 +25,8 @@ def check_resume(old: RunConfig, new: RunConfig) -> tuple[str, ...]:
 
     Raises ConfigError for a value that a run keeps for its whole life.
     """
-    changed = changed_keys(old, new)
+    # A plugin file that has changed is told of where the configuration is read.
+    changed = {key: pair for key, pair in changed_keys(old, new).items() if key.partition(".")[0] != PLUGIN_FILES}
     forbidden = [key for key in changed if key not in CHANGEABLE and not key.startswith(CHANGEABLE_SECTION)]
     if forbidden:
         lines = [f"{key}: the run has {changed[key][0]!r}, got {changed[key][1]!r}" for key in forbidden]

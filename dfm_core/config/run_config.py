@@ -31,6 +31,13 @@ def check_device(value: str) -> str:
     return value
 
 
+class RecordedFile(Section):
+    """A plugin file that supplied components: where it lay, and the SHA-256 of its content."""
+
+    path: str = Field(description="Where the file lay; nothing is loaded from there.")
+    sha256: str = Field(description="SHA-256 of its content.")
+
+
 def _defaults(section: type[Section]) -> Any:
     return Field(default_factory=lambda: section.model_validate({}))
 
@@ -63,6 +70,9 @@ class RunConfig(_Components):  # type: ignore[misc, valid-type]
     workers: int = Field(0, ge=0, description="Processes that load data; 0 loads in the main one.")
     output: str | None = Field(None, description="Folder of the run; null for runs/<time>-<name>.")
     name: str | None = Field(None, description="Name of the run, for its folder.")
+    plugin_files: dict[str, RecordedFile] = Field(
+        default_factory=dict, description="Plugin files in use, by namespace: written by the program, for the record."
+    )
 
     def component(self, kind: str) -> ComponentChoice:
         """The chosen component of a kind."""

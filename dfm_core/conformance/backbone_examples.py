@@ -9,8 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dfm_core.conformance.law import LawBroken, Measurement, at_least, at_most
 from dfm_core.interfaces.backbone import Backbone, Conditioning
+from dfm_core.randomness import derive_generator
 from dfm_core.stages import StageLayout, Stages, StageShape
+
+NOTICEABLE = 1e-5
+"""Smallest relative change of an output that counts as one; float32 rounding stays below."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,17 @@ class Example:
         """Call the backbone on this example, without gradients."""
         with torch.no_grad():
             return tuple(backbone(self.noisy_stages, self.t, self.visible, Conditioning(self.label)))
+
+
+def prepared(backbone: Backbone, seed: int, purpose: str) -> tuple[Backbone, torch.Generator]:
+    """Return a copy with random weights, and a CPU generator for the examples of one law."""
+    generator = derive_generator(seed, "conformance", "backbone", purpose)
+    return randomize(backbone, generator), generator
+
+
+def num_stages(backbone: Backbone) -> int:
+    """Number of stages that it was built for."""
+    return len(backbone.facts.layout)
 
 
 def randomize(backbone: Backbone, generator: torch.Generator) -> Backbone:
@@ -106,3 +122,22 @@ def relative_change(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
         return float("inf")
     size = max(float(a.abs().max()) for a, _ in pairs)
     return max(float((a - b).abs().max()) for a, b in pairs) / max(size, 1e-30)
+
+
+def check_shapes(stages: Sequence[Tensor], velocities: Sequence[Tensor]) -> None:
+    """Raise LawBroken unless the velocities have the shapes of the stages."""
+    want, got = [tuple(stage.shape) for stage in stages], [tuple(velocity.shape) for velocity in velocities]
+    if want != got:
+        raise LawBroken(f"expected velocities of the stages' shapes {want}, got {got}")
+
+
+def small_change(value: float, bound: float, otherwise: str) -> Measurement:
+    """Return a relative change; raise LawBroken where it is above the bound."""
+    return at_most(value, bound, f"{otherwise} (relative change {value:.2g}, at most {bound:.0e})")
+
+
+def large_change(value: float, otherwise: str) -> Measurement:
+    """Return a relative change; raise LawBroken where it is not noticeable."""
+    return at_least(
+        value, NOTICEABLE, f"{otherwise} (relative change {value:.2g}, more than {NOTICEABLE:.0e} expected)"
+    )

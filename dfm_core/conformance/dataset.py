@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import pickle
-import random
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from dfm_core.conformance.law import LawBroken, Measurement, law
+from dfm_core.conformance.fresh_process import FreshProcessError, call_fresh
+from dfm_core.conformance.global_randomness import under_two_seeds
+from dfm_core.conformance.law import LawBroken, Measurement, at_most, law
 from dfm_core.errors import UnreadableSampleError
 from dfm_core.interfaces.dataset import Dataset, Sample
 
@@ -73,9 +70,9 @@ def loading_is_pure(dataset: Dataset) -> Measurement:
     return Measurement()
 
 
-@law("dataset")
+@law("dataset", once=True)
 def loads_the_same_in_another_process(dataset: Dataset) -> Measurement:
-    """A pickled copy in a spawned process gives the same bits, so that the number of workers changes nothing."""
+    """A pickled copy in a process of its own gives the same bits, so that the number of workers changes nothing."""
     try:
         pickle.dumps(dataset)
     except Exception as error:
@@ -83,32 +80,29 @@ def loads_the_same_in_another_process(dataset: Dataset) -> Measurement:
             f"the data set cannot be pickled for a worker process ({error}); open handles in load"
         ) from error
     elements = _elements(dataset)
-    here = [_digest(dataset.load(*element)) for element in elements]
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        there = pool.submit(_digests, dataset, elements).result()
-    different = [element for element, a, b in zip(elements, here, there, strict=True) if a != b]
-    if different:
+    here = _digests(dataset, elements)
+    try:
+        there = call_fresh(_digests, dataset, elements)
+    except FreshProcessError as error:
         raise LawBroken(
-            f"{len(different)} of {len(elements)} samples differ in a spawned process, first (index, epoch) = "
-            f"{different[0]}: depend on no process state (hash() of a str, a process id, a cache)"
-        )
-    return Measurement(0, 0)
+            f"a worker process cannot load the data set ({error.reason}); its class must be importable there, from an "
+            "installed package, and load must need nothing but options and facts"
+        ) from error
+    different = [element for element, a, b in zip(elements, here, there, strict=True) if a != b]
+    return at_most(
+        len(different),
+        0,
+        f"{len(different)} of {len(elements)} samples differ in another process, first (index, epoch) = "
+        f"{different[:1]}: depend on no process state (hash() of a str, a process id, a cache)",
+    )
 
 
 @law("dataset")
 def global_random_state_is_untouched(dataset: Dataset) -> Measurement:
     """Loading neither reads nor changes the random state of Python, NumPy or torch."""
     elements = _elements(dataset)
-    digests = []
-    with _global_random_state_kept():
-        for seed in (1, 2):
-            _seed_globally(seed)
-            before = _global_states()
-            digests.append(_digests(dataset, elements))
-            changed = [name for name, state in _global_states().items() if state != before[name]]
-            if changed:
-                raise LawBroken(f"loading changed the random state of {', '.join(changed)}: draw from a generator")
-    if digests[0] != digests[1]:
+    first, second = under_two_seeds(lambda: _digests(dataset, elements), "loading")
+    if first != second:
         raise LawBroken("samples depend on a global random state: derive a generator from (seed, epoch, index)")
     return Measurement()
 
@@ -118,9 +112,9 @@ def splits_are_disjoint(dataset: Dataset) -> Measurement:
     """No sample of one split is also in the other, where both exist (all of a small set, else some of each)."""
     other = type(dataset)(dataset.options, replace(dataset.facts, split=_other(dataset.facts.split)))
     shared = _contents(dataset) & _contents(other)
-    if shared:
-        raise LawBroken(f"{len(shared)} samples are in both splits: divide by name or by index, before any shuffling")
-    return Measurement(0, 0)
+    return at_most(
+        len(shared), 0, f"{len(shared)} samples are in both splits: divide by name or by index, before any shuffling"
+    )
 
 
 def _check_tensor(dataset: Dataset, index: int, medium: str, value: object) -> float:
@@ -185,29 +179,3 @@ def _digests(dataset: Dataset, elements: list[tuple[int, int]]) -> list[str]:
 
 def _other(split: str) -> Any:
     return "validation" if split == "train" else "train"
-
-
-def _global_states() -> dict[str, Any]:
-    # `get_state(legacy=False)` holds an array, which == compares element by element.
-    return {
-        "Python": random.getstate(),
-        "NumPy": pickle.dumps(np.random.get_state()),  # noqa: NPY002
-        "torch": torch.get_rng_state().tolist(),
-    }
-
-
-def _seed_globally(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    torch.manual_seed(seed)
-
-
-@contextmanager
-def _global_random_state_kept() -> Iterator[None]:
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        torch.set_rng_state(states[2])

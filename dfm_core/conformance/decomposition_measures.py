@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from dfm_core.conformance.law import LawBroken, Measurement
+from dfm_core.conformance.law import LawBroken, Measurement, at_most
 from dfm_core.errors import StageShapeError
 from dfm_core.interfaces.decomposition import Decomposition
 from dfm_core.randomness import derive_generator
@@ -30,9 +30,7 @@ def deviation(one: Tensor, other: Tensor) -> float:
 
 def keep(value: float, bound: float, what: str, remedy: str) -> Measurement:
     """Return the measurement; raise LawBroken where the value is above the bound or not a number."""
-    if not value <= bound:
-        raise LawBroken(f"{what}: {value:.3g}, expected at most {bound:.3g}; {remedy}")
-    return Measurement(value, bound)
+    return at_most(value, bound, f"{what}: {value:.3g}, expected at most {bound:.3g}; {remedy}")
 
 
 def rms(x: Tensor) -> Tensor:

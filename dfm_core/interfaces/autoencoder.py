@@ -17,7 +17,13 @@ class AutoencoderFacts:
 
 
 class Autoencoder(nn.Module, ABC):
-    """Encode images in [-1, 1] to latents and back; never trained here. `pixels` is the identity."""
+    """Encode images in [-1, 1] to latents and back; frozen, never trained here.
+
+    Laws: shapes as declared; in eval mode the same images give the same bits; the latents of an image do not depend on
+    its batch; inputs are not changed. That decoding gives back the image is no law: a learned one loses something.
+    Core sets eval mode, freezes the parameters and calls both directions without gradients and outside autocast.
+    Weights are loaded in `__init__`.
+    """
 
     def __init__(self, options: BaseModel, facts: AutoencoderFacts) -> None:
         super().__init__()
@@ -27,7 +33,7 @@ class Autoencoder(nn.Module, ABC):
     @property
     @abstractmethod
     def downsample_factor(self) -> int:
-        """Pixels a latent along each spatial axis."""
+        """How many pixels one latent stands for along each spatial axis: f, at least 1."""
 
     @property
     @abstractmethod
@@ -36,8 +42,11 @@ class Autoencoder(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
-        """(B, data_channels, H, W) in [-1, 1] -> (B, channels, H/f, W/f)."""
+        """Turn images (B, data_channels, H, W) in [-1, 1] into latents (B, channels, H/f, W/f); f divides H and W."""
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, channels, H/f, W/f) -> (B, data_channels, H, W), nominally in [-1, 1]."""
+        """Turn latents (B, channels, h, w) into images (B, data_channels, f·h, f·w), nominally in [-1, 1].
+
+        Any h and w: the previews of the coarser stages are decoded, too.
+        """

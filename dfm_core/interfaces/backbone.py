@@ -38,9 +38,13 @@ class Conditioning:
 class Backbone(nn.Module, ABC):
     """Predict one velocity a stage from all noisy stages.
 
-    Laws: outputs have the shapes and the dtype of the inputs; values of invisible stages cannot change anything;
-    samples do not influence each other; other input sizes in the same ratios work. Label dropout and
-    preconditioning are core's.
+    Laws: outputs have the shapes and the dtype of the inputs; values of invisible stages (NaN included) cannot change
+    anything; samples do not influence each other; every parameter gets a gradient; t, the number of visible stages and
+    the label matter; in eval mode nothing is random; other input sizes in the same ratios work; so does bfloat16
+    autocast. Build it from `facts.layout`, and draw the initial weights from torch's default generator: core seeds it.
+
+    Label dropout, guidance and preconditioning are core's. With preconditioning (`flow.preconditioning`, on by default)
+    the noisy stages come in, and the outputs are expected, at a second moment of 1; core makes velocities of them.
     """
 
     def __init__(self, options: BaseModel, facts: BackboneFacts) -> None:
@@ -52,8 +56,8 @@ class Backbone(nn.Module, ABC):
     def forward(self, noisy_stages: Sequence[Tensor], t: Tensor, visible: Tensor, conditioning: Conditioning) -> Stages:
         """Return the velocities.
 
-        noisy_stages: S tensors (B, C_s, *spatial_s). t: (B, S) in [0, 1]. visible: (B, S) bool. Returns S tensors of
-        the same shapes; what stands at an invisible stage is ignored.
+        noisy_stages: S tensors (B, C_s, *spatial_s). t: (B, S) in [0, 1]. visible: (B, S) bool; samples of one batch
+        may differ in it. Returns S tensors of the same shapes; what stands at an invisible stage is ignored.
         """
 
     def describe(self) -> dict[str, str]:

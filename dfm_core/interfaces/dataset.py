@@ -12,8 +12,9 @@ from torch import Tensor
 from dfm_core.stages import Size
 
 Split = Literal["train", "validation"]
+"""Part of the data; the two share no sample."""
 Sample = dict[str, Tensor | int]
-"""{"image" | "video" | "latent": float32 tensor, "label": int (absent on unlabelled data)}."""
+"""{"image" | "video" | "latent": float32 (C, *spatial), "label": int (absent on unlabelled data)}."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,12 @@ class DatasetFacts:
 
 
 class Dataset(ABC):
-    """Samples by index; `load` is pure: the same (index, epoch) gives the same bits, in any process."""
+    """Samples by index.
+
+    Laws: `load` is pure, the same (index, epoch) gives the same bits in any order and any process; no global random
+    state is read or changed; the splits share no sample; labels are numbers of `classes`. It must be picklable: workers
+    are spawned. Raise DataError in `__init__` where the data is missing. An option called `path` is what `--data` sets.
+    """
 
     def __init__(self, options: BaseModel, facts: DatasetFacts) -> None:
         self.options = options

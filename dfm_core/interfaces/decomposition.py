@@ -29,8 +29,11 @@ class Decomposition(ABC):
     """Split (B, C, *spatial) into S stages and put them together again.
 
     Laws: `recompose(decompose(x)) == x` to float precision; `recompose(stages[:k])` is the preview at stage k's
-    resolution; `recompose` accepts arbitrary tensors of the declared shapes; inputs are not mutated; dtype and
-    device follow the input. Built once at `facts.stage_sizes`; other inputs whose sizes keep the same ratios work.
+    resolution, and a constant stays itself in it; `recompose` accepts arbitrary tensors of the declared shapes, since
+    generation starts from noise; samples do not influence each other; gradients flow; nothing is random; inputs are not
+    mutated; dtype and device follow the input; autocast changes nothing. Built once at `facts.stage_sizes`, and refuses
+    in `__init__` those that it cannot split, with StageSizeError; other inputs whose sizes keep the same ratios work.
+    Most decompositions are a `ResidualPyramid` (dfm_core.residual_pyramid): a pair (down, up).
     """
 
     def __init__(self, options: BaseModel, facts: DecompositionFacts) -> None:
@@ -48,11 +51,14 @@ class Decomposition(ABC):
 
     @abstractmethod
     def decompose(self, x: Tensor) -> Stages:
-        """Split x (B, C, *spatial) into S tensors with the shapes of `layout(x.shape[1:])`."""
+        """Split x (B, C, *spatial) into S tensors (B, C_s, *spatial_s), with the shapes of `layout(x.shape[1:])`."""
 
     @abstractmethod
     def recompose(self, stages: Sequence[Tensor]) -> Tensor:
-        """Put the first k = len(stages) stages together: (B, C, *resolution of stage k), 1 ≤ k ≤ S."""
+        """Put the first k = len(stages) stages together: (B, C, *resolution of stage k), 1 ≤ k ≤ S.
+
+        Raises StageShapeError for tensors of other shapes than declared.
+        """
 
     def scaled_sizes(self, spatial: Sequence[int]) -> tuple[Size, ...]:
         """Return the stage sizes for an input of size `spatial`, in the ratios of `facts.stage_sizes`.

@@ -45,9 +45,10 @@ class ScheduleGrid:
 class StageSchedule(ABC):
     """Decide how the stages move from noise to data.
 
-    Laws: every column starts at 0, never decreases and ends at exactly 1; something moves in every step; with one
-    stage it is a plain grid. A schedule that declares `progressive` starts stage s+1 only when stage s has reached
-    its threshold, and its visible stages are a prefix.
+    Laws: every column starts at 0, never decreases and ends at exactly 1; something moves in every step; a stage that
+    is not visible keeps its t; with one stage it is a plain grid. A schedule that declares `progressive` starts stage
+    s+1 only when stage s has reached its threshold, and its visible stages are a prefix. Options that do not fit the
+    number of stages are refused in `__init__`, with ConfigError. A trained model can be given another schedule.
     """
 
     def __init__(self, options: BaseModel, facts: StageScheduleFacts) -> None:
@@ -56,4 +57,4 @@ class StageSchedule(ABC):
 
     @abstractmethod
     def grid(self) -> ScheduleGrid:
-        """Return the timesteps of all steps and stages."""
+        """Return the timesteps of all steps and stages: t (steps+1, S), visible (steps, S); the same at every call."""

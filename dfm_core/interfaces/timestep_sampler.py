@@ -34,7 +34,12 @@ class TimestepDraw:
 
 
 class TimestepSampler(ABC):
-    """Draw timesteps for training, from its own generator only."""
+    """Draw timesteps for training.
+
+    Laws: t in [0, 1], and 0 where a stage is invisible; every sample trains a stage, and only visible ones; the given
+    generator decides everything; sets of visible stages are as frequent as `visible_probabilities` says. Options that
+    do not fit the number of stages are refused in `__init__`, with ConfigError.
+    """
 
     def __init__(self, options: BaseModel, facts: TimestepSamplerFacts) -> None:
         self.options = options
@@ -42,7 +47,7 @@ class TimestepSampler(ABC):
 
     @abstractmethod
     def sample(self, batch_size: int, generator: torch.Generator) -> TimestepDraw:
-        """Draw for `batch_size` samples. generator: a CPU generator; the result lies on the CPU."""
+        """Draw (B, S) timesteps and masks for B = `batch_size` samples. generator: on the CPU, as is the result."""
 
     @abstractmethod
     def visible_probabilities(self) -> dict[tuple[bool, ...], float]:

@@ -1,4 +1,4 @@
-"""A component in plain data: what `dfm plugins show` prints."""
+"""A component or a plugin in plain data: what `dfm plugins show` prints."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
+from dfm_core.plugins.discovery import PluginRecord
 from dfm_core.plugins.factory import ResolvedSpec
 
 REQUIRED = "required"
@@ -40,6 +41,27 @@ def describe_component(resolved: ResolvedSpec) -> dict[str, Any]:
         "factory": spec.factory,
         "capabilities": {name: _plain(value) for name, value in spec.capabilities().items()},
         "options": [vars(row) for row in describe_options(spec.options)],
+    }
+
+
+def describe_plugin(record: PluginRecord) -> dict[str, Any]:
+    """Everything that is known of a plugin now."""
+    info = record.info
+    return {
+        "plugin": info.namespace,
+        "distribution": info.distribution,
+        "version": info.version,
+        "module": info.address,
+        "state": str(record.state),
+        "note": record.message,
+        "traceback": record.traceback,
+        "components": {
+            kind: [{"name": info.full_name(name), "summary": spec.summary} for name, spec in specs.items()]
+            for kind, specs in record.components.items()
+        },
+        "presets": [
+            {"name": info.full_name(name), "summary": preset.summary} for name, preset in record.presets.items()
+        ],
     }
 
 

@@ -1,13 +1,16 @@
-"""Which plugins are installed: entry points of the group `dfm_core`, read without importing anything."""
+"""Which plugins there are: entry points of the group `dfm_core` and given files, read without importing anything."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from pathlib import Path
 
+from dfm_core.errors import PluginError
+from dfm_core.plugins.plugin_file import PluginFile
 from dfm_core.plugins.specs import ComponentSpec, PresetSpec
 
 GROUP = "dfm_core"
@@ -16,8 +19,13 @@ BUILTIN = "builtin"
 DISTRIBUTION = "decomposable-flow-matching"
 """The distribution that ships dfm_core: the only one that may claim BUILTIN."""
 DISABLE_VARIABLE = "DFM_DISABLE_PLUGINS"
+STRICT_VARIABLE = "DFM_STRICT_PLUGINS"
+ALL = "all"
+"""In the place of a namespace: every plugin but the built-in one."""
 
 _NAMESPACE = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_WORDS = "lower-case letters, digits, - and _"
+_FALSE = frozenset({"", "0", "false", "no", "off"})
 
 
 class PluginState(StrEnum):
@@ -33,12 +41,17 @@ class PluginState(StrEnum):
 
 @dataclass(frozen=True)
 class PluginInfo:
-    """One claim of a namespace. distribution, version: who makes it. address: "package.module" of the plugin."""
+    """One claim of a namespace.
+
+    distribution, version: who makes it; of a file, its name and hash. address: "package.module" of the plugin, or the
+    file's path. file: the plugin file, None for what is installed.
+    """
 
     namespace: str
     distribution: str
     version: str
     address: str
+    file: PluginFile | None = None
 
     @property
     def is_builtin(self) -> bool:
@@ -47,8 +60,8 @@ class PluginInfo:
 
     @property
     def provider(self) -> str:
-        """The distribution and its version, "dfm-acme 1.2"."""
-        return f"{self.distribution} {self.version}"
+        """The distribution and its version, "dfm-acme 1.2"; of a file "acme.py (sha256 0123456789ab)"."""
+        return f"{self.distribution} {self.version}" if self.file is None else f"{self.distribution} ({self.version})"
 
     def full_name(self, name: str) -> str:
         """Name of a component as users write it: bare for the built-in plugin, else namespace/name."""
@@ -59,7 +72,7 @@ class PluginInfo:
 class PluginRecord:
     """A plugin and what is known of it.
 
-    message: why it cannot be used. traceback: of the error that broke it. components: kind -> name -> spec, and
+    message: why it cannot be used. traceback, cause: of the error that broke it. components: kind -> name -> spec, and
     presets: name -> spec; both empty unless it is loaded.
     """
 
@@ -67,16 +80,17 @@ class PluginRecord:
     state: PluginState = PluginState.NOT_LOADED
     message: str = ""
     traceback: str = ""
+    cause: BaseException | None = field(default=None, repr=False, compare=False)
     components: Mapping[str, Mapping[str, ComponentSpec]] = field(default_factory=dict)
     presets: Mapping[str, PresetSpec] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A record and the entry point behind it."""
+    """A record and where its plugin comes from."""
 
     record: PluginRecord
-    entry_point: EntryPoint
+    source: EntryPoint | PluginFile
 
 
 def installed_version() -> str:
@@ -87,16 +101,31 @@ def installed_version() -> str:
         return "unknown"
 
 
-def disabled_namespaces(environment: Mapping[str, str]) -> frozenset[str]:
-    """Namespaces in DFM_DISABLE_PLUGINS, separated by commas; `all` stands for everything but the built-in plugin."""
-    return frozenset(part.strip() for part in environment.get(DISABLE_VARIABLE, "").split(",") if part.strip())
+def disabled_namespaces(environment: Mapping[str, str]) -> dict[str, str]:
+    """Namespaces in DFM_DISABLE_PLUGINS, separated by commas or `all`, each with who disables it: that variable."""
+    parts = environment.get(DISABLE_VARIABLE, "").split(",")
+    return {part.strip(): DISABLE_VARIABLE for part in parts if part.strip()}
 
 
-def discover(disabled: frozenset[str] = frozenset()) -> tuple[Claim, ...]:
-    """List the claims of all installed distributions, the built-in plugin first; imports none of them."""
+def is_strict(environment: Mapping[str, str]) -> bool:
+    """Whether DFM_STRICT_PLUGINS asks that every installed plugin can be used."""
+    return environment.get(STRICT_VARIABLE, "").strip().lower() not in _FALSE
+
+
+def discover(disabled: Mapping[str, str] | None = None, files: Sequence[str | Path] = ()) -> tuple[Claim, ...]:
+    """List the claims of all installed distributions, the built-in plugin first, then those of `files`; imports none.
+
+    disabled: namespace or `all` -> who disables it. Raises PluginError for a file that is missing, no Python or of a
+    namespace that another plugin has.
+    """
     claims = [Claim(PluginRecord(_info(point)), point) for point in entry_points(group=GROUP)]
     claims.sort(key=lambda claim: (not claim.record.info.is_builtin, claim.record.info.namespace))
-    return tuple(Claim(_judge(claim.record, claims, disabled), claim.entry_point) for claim in claims)
+    infos = [claim.record.info for claim in claims]
+    installed = [Claim(_judge(claim.record, infos, disabled or {}), claim.source) for claim in claims]
+    given = {file.path: file for file in map(PluginFile.read, files)}.values()
+    for file in given:
+        _check_namespace(file, [claim.record for claim in installed], given)
+    return (*installed, *(_file_claim(file) for file in given))
 
 
 def _info(point: EntryPoint) -> PluginInfo:
@@ -106,34 +135,54 @@ def _info(point: EntryPoint) -> PluginInfo:
     return PluginInfo(point.name, str(name or "unknown"), str(number or "unknown"), point.value)
 
 
-def _judge(record: PluginRecord, claims: Iterable[Claim], disabled: frozenset[str]) -> PluginRecord:
-    """Refuse what can be refused before loading: an ill-named, disputed or disabled namespace."""
+def _file_claim(file: PluginFile) -> Claim:
+    return Claim(PluginRecord(PluginInfo(file.namespace, file.path.name, file.version, str(file.path), file)), file)
+
+
+def _check_namespace(file: PluginFile, installed: Iterable[PluginRecord], given: Iterable[PluginFile]) -> None:
+    """Raise PluginError unless the file's name is a namespace that nobody else has."""
+    namespace, who = file.namespace, f"plugin file {file.path}"
+    if not _NAMESPACE.fullmatch(namespace):
+        raise PluginError(f"{who}: its name is its namespace, expected {_WORDS}, got {namespace!r}; rename the file")
+    if namespace in (BUILTIN, ALL):
+        raise PluginError(f"{who}: the namespace {namespace!r} is taken by {DISTRIBUTION} itself; rename the file")
+    rivals = [other for other in given if other.namespace == namespace and other.path != file.path]
+    if rivals:
+        raise PluginError(f"{who}: {rivals[0].path} has the same namespace, {namespace!r}; rename one of them")
+    for record in installed:
+        if record.info.namespace == namespace and record.state is not PluginState.DISABLED:
+            raise PluginError(
+                f"{who}: the installed plugin of {record.info.provider} has the same namespace, {namespace!r}; rename "
+                f"the file, or leave the installed one out with {DISABLE_VARIABLE}={namespace}"
+            )
+
+
+def _judge(record: PluginRecord, infos: Sequence[PluginInfo], disabled: Mapping[str, str]) -> PluginRecord:
+    """Refuse what can be refused before loading: a disabled, ill-named or disputed namespace."""
     info = record.info
-    if not _NAMESPACE.fullmatch(info.namespace):
-        message = (
-            f"{info.provider}: expected a namespace of lower-case letters, digits, - and _, got {info.namespace!r}"
-        )
-        return PluginRecord(info, PluginState.BROKEN, message)
-    conflict = _conflict(info, [claim.record.info for claim in claims])
-    if conflict:
-        return PluginRecord(info, PluginState.CONFLICT, conflict)
-    if info.namespace in disabled or ("all" in disabled and not info.is_builtin):
-        message = f"plugin {info.namespace!r} of {info.provider} is disabled by {DISABLE_VARIABLE}"
+    disabled_by = disabled.get(info.namespace) or (None if _is_core_itself(info) else disabled.get(ALL))
+    if disabled_by:
+        message = f"plugin {info.namespace!r} of {info.provider} is disabled by {disabled_by}"
         return PluginRecord(info, PluginState.DISABLED, message)
-    return record
+    if not _NAMESPACE.fullmatch(info.namespace):
+        message = f"{info.provider}: expected a namespace of {_WORDS}, got {info.namespace!r}"
+        return PluginRecord(info, PluginState.BROKEN, message)
+    conflict = _conflict(info, infos)
+    return PluginRecord(info, PluginState.CONFLICT, conflict) if conflict else record
 
 
 def _conflict(info: PluginInfo, infos: Iterable[PluginInfo]) -> str:
-    if info.is_builtin and not _ships_core(info):
+    if info.is_builtin and not _is_core_itself(info):
         return f"namespace {BUILTIN!r} belongs to {DISTRIBUTION}; the claim of {info.provider} is not used"
     rivals = [other for other in infos if other.namespace == info.namespace]
     if info.is_builtin:
-        rivals = [other for other in rivals if _ships_core(other)]
+        rivals = [other for other in rivals if _is_core_itself(other)]
     if len(rivals) == 1:
         return ""
     names = " and ".join(f"{rival.provider} ({rival.address})" for rival in rivals)
     return f"namespace {info.namespace!r} is claimed by {names}; none is loaded: uninstall all but one"
 
 
-def _ships_core(info: PluginInfo) -> bool:
-    return re.sub(r"[-_.]+", "-", info.distribution).lower() == DISTRIBUTION
+def _is_core_itself(info: PluginInfo) -> bool:
+    ships_core = re.sub(r"[-_.]+", "-", info.distribution).lower() == DISTRIBUTION
+    return info.is_builtin and ships_core

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import inspect
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
@@ -49,7 +51,8 @@ def load_factory(resolved: ResolvedSpec) -> type[Any]:
     """Import the class behind a spec. Raises PluginError, naming the distribution, if it is not what the spec says."""
     address = resolved.spec.factory
     try:
-        component = _import(address)
+        with _own_output(resolved):
+            component = _import(address)
         interface = _import(resolved.kind.interface)
     except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {error}"
@@ -72,11 +75,17 @@ def build(resolved: ResolvedSpec, options: Mapping[str, object] | BaseModel, fac
     if resolved.plugin.is_builtin:
         return component(checked, facts)
     try:
-        return component(checked, facts)
+        with _own_output(resolved):
+            return component(checked, facts)
     except DFMError:
         raise
     except Exception as error:
         raise PluginError(f"{resolved} failed while it was built: {type(error).__name__}: {error}") from error
+
+
+def _own_output(resolved: ResolvedSpec) -> contextlib.AbstractContextManager[object]:
+    """What a third party's code prints while it is made must not end up in the output of a command."""
+    return contextlib.nullcontext() if resolved.plugin.is_builtin else contextlib.redirect_stdout(sys.stderr)
 
 
 def _import(address: str) -> Any:

@@ -19,6 +19,7 @@ from dfm_core.errors import suggest
 from dfm_core.plugins.discovery import Claim, PluginRecord, PluginState
 from dfm_core.plugins.hookspecs import API_VERSION, HOOKS, PROJECT, hook_specifications
 from dfm_core.plugins.kinds import KINDS
+from dfm_core.plugins.plugin_file import PluginFile
 from dfm_core.plugins.spec_checks import fault_of
 
 API_LITERAL = "DFM_PLUGIN_API"
@@ -39,18 +40,25 @@ def load_plugin(claim: Claim) -> PluginRecord:
     try:
         # What a plugin prints while it is imported must not end up in the output of a command.
         with contextlib.redirect_stdout(sys.stderr):
-            listed = _ask_hooks(_import(claim.entry_point))
+            listed = _ask_hooks(_import(claim.source))
+        if isinstance(claim.source, PluginFile):
+            _check_file(claim.source, listed)
     except _Incompatible as error:
         return dataclasses.replace(
             claim.record, state=PluginState.INCOMPATIBLE, message=f"{who} is incompatible: {error}"
         )
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         reason = str(error) if isinstance(error, _Unusable) else f"{type(error).__name__}: {error}"
+        if isinstance(claim.source, PluginFile) and isinstance(error, ModuleNotFoundError):
+            reason += "; a plugin file is loaded alone: what has several files is a package (`dfm plugins new`)"
         return dataclasses.replace(
             claim.record,
             state=PluginState.BROKEN,
             message=f"{who} is broken: {reason}",
             traceback=traceback.format_exc(),
+            cause=error,
         )
     return dataclasses.replace(
         claim.record,
@@ -60,12 +68,12 @@ def load_plugin(claim: Claim) -> PluginRecord:
     )
 
 
-def _import(entry_point: EntryPoint) -> Any:
+def _import(source: EntryPoint | PluginFile) -> Any:
     try:
-        plugin = entry_point.load()
+        plugin = source.load()
     except (Exception, SystemExit):
         # A plugin for another API may fail at its imports; its literal then tells why.
-        declared = _declared_api(entry_point.module)
+        declared = _declared_api(source)
         if declared is not None and declared != API_VERSION:
             raise _Incompatible(_api_message(declared)) from None
         raise
@@ -84,12 +92,10 @@ def _api_message(declared: object) -> str:
     return f"it was written for plugin API {declared}, this is {API_VERSION}; {advice}"
 
 
-def _declared_api(module: str) -> int | None:
+def _declared_api(source: EntryPoint | PluginFile) -> int | None:
     """Read the literal from the source of a module that cannot be imported."""
     try:
-        spec = importlib.util.find_spec(module)
-        source = Path(spec.origin).read_bytes() if spec is not None and spec.origin else b""
-        statements = ast.parse(source).body
+        statements = ast.parse(source.source if isinstance(source, PluginFile) else _source_code(source.module)).body
     except (Exception, SystemExit):
         return None
     for statement in statements:
@@ -97,6 +103,24 @@ def _declared_api(module: str) -> int | None:
             case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=int(value))) if name == API_LITERAL:
                 return value
     return None
+
+
+def _source_code(module: str) -> bytes:
+    spec = importlib.util.find_spec(module)
+    return Path(spec.origin).read_bytes() if spec is not None and spec.origin else b""
+
+
+def _check_file(file: PluginFile, listed: dict[str, dict[str, Any]]) -> None:
+    """Refuse a file that is no plugin, or whose components would be looked for elsewhere."""
+    if not any(listed.values()):
+        raise _Unusable(
+            f"it lists nothing; expected a function such as {next(iter(HOOKS))}(), marked with @hookimpl, that returns "
+            "a list of specs"
+        )
+    for spec in (spec for kind in KINDS.values() for spec in listed[kind.hook].values()):
+        module, _, name = spec.factory.partition(":")
+        if module in (file.namespace, "__main__"):
+            raise _Unusable(f'{spec.name!r}: expected factory=f"{{__name__}}:{name}", got {spec.factory!r}')
 
 
 def _ask_hooks(plugin: Any) -> dict[str, dict[str, Any]]:

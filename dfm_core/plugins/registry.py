@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,18 @@ from pydantic import BaseModel
 from dfm_core.errors import ConfigError, PluginError, UnknownComponentError, UsageError, suggest
 from dfm_core.plugins import factory
 from dfm_core.plugins.discovery import (
+    ALL,
     BUILTIN,
+    DISABLE_VARIABLE,
     DISTRIBUTION,
+    STRICT_VARIABLE,
     Claim,
+    PluginInfo,
     PluginRecord,
     PluginState,
     disabled_namespaces,
     discover,
+    is_strict,
 )
 from dfm_core.plugins.factory import ResolvedSpec
 from dfm_core.plugins.kinds import KINDS, Kind
@@ -27,10 +34,11 @@ from dfm_core.plugins.loader import load_plugin
 
 OBJECT_PREFIX = "object:"
 """Begins the name under which a configuration records a component that was given as a Python object."""
+_REFUSED = (PluginState.CONFLICT, PluginState.DISABLED)
 
 
 class Registry:
-    """Components of the installed plugins, by kind and name.
+    """Components of the installed plugins and of given files, by kind and name.
 
     Bare names are the built-in plugin's, namespace/name those of others: a name loads one plugin and touches no other.
     """
@@ -39,24 +47,63 @@ class Registry:
         self._claims = list(claims)
 
     @classmethod
-    def discover(cls, environment: Mapping[str, str] = os.environ) -> Registry:
-        """Registry of what is installed, without the plugins that DFM_DISABLE_PLUGINS names; imports nothing."""
-        return cls(discover(disabled_namespaces(environment)))
+    def discover(
+        cls,
+        environment: Mapping[str, str] = os.environ,
+        *,
+        files: Sequence[str | Path] = (),
+        builtin_only: bool = False,
+    ) -> Registry:
+        """Registry of what is installed, without the plugins that DFM_DISABLE_PLUGINS names; imports nothing.
+
+        files: plugin files beside them; the namespace of each is its name without `.py`. builtin_only: of what is
+        installed, the built-in plugin alone. Raises PluginError for a file that is missing, no Python, or of a
+        namespace that is taken.
+        """
+        disabled = disabled_namespaces(environment)
+        return cls(discover(disabled | ({ALL: "--no-plugins"} if builtin_only else {}), files))
 
     def plugins(self) -> tuple[PluginRecord, ...]:
         """What is known of every plugin now; loads none."""
         return tuple(claim.record for claim in self._claims)
 
+    def plugin(self, namespace: str) -> PluginInfo | None:
+        """Who has a namespace and may be used: a distribution or a file. None if nobody; loads nothing."""
+        usable = [record for record in self.plugins() if record.state not in _REFUSED]
+        return next((record.info for record in usable if record.info.namespace == namespace), None)
+
     def load(self, namespace: str) -> PluginRecord:
         """Load a plugin unless that was tried before, and return its record, whatever its state.
 
-        Raises UnknownComponentError if no installed distribution claims the namespace.
+        Raises UnknownComponentError if no installed distribution and no given file has the namespace.
         """
         index = self._find(namespace)
         claim = self._claims[index]
         if claim.record.state is PluginState.NOT_LOADED:
-            self._claims[index] = Claim(load_plugin(claim), claim.entry_point)
+            self._claims[index] = Claim(load_plugin(claim), claim.source)
         return self._claims[index].record
+
+    def load_files(self) -> tuple[PluginRecord, ...]:
+        """Load the given files and return their records, whatever their states."""
+        return tuple(self.load(record.info.namespace) for record in self.plugins() if record.info.file is not None)
+
+    def require_files(self) -> None:
+        """Load the given files. Raises PluginError for one that cannot be used."""
+        for record in self.load_files():
+            self._usable(record.info.namespace)
+
+    def require_all(self) -> None:
+        """Load every plugin that is not disabled. Raises PluginError that names each one that cannot be used."""
+        for namespace in dict.fromkeys(record.info.namespace for record in self.plugins()):
+            self.load(namespace)
+        fine = (PluginState.LOADED, PluginState.DISABLED)
+        faults = dict.fromkeys(record.message for record in self.plugins() if record.state not in fine)
+        if faults:
+            raise PluginError(
+                f"{STRICT_VARIABLE} asks that every installed plugin can be used:\n"
+                + "\n".join(f"* {fault}" for fault in faults)
+                + f"\n`dfm plugins show NAME` says more; {DISABLE_VARIABLE}=NAME,NAME leaves plugins out"
+            )
 
     def get(self, kind: str, name: str) -> ResolvedSpec:
         """Find a component.
@@ -126,22 +173,26 @@ class Registry:
 
     def _usable(self, namespace: str) -> PluginRecord:
         record = self.load(namespace)
+        if record.state is PluginState.DISABLED:
+            raise PluginError(record.message)
         if record.state is not PluginState.LOADED:
-            raise PluginError(f"{record.message}; `dfm plugins show {namespace}` says more")
+            flag = f" --plugin {record.info.address}" if record.info.file is not None else ""
+            raise PluginError(f"{record.message}; `dfm plugins show {namespace}{flag}` says more") from record.cause
         return record
 
     def _find(self, namespace: str) -> int:
         """Index of a namespace's claim: the one that may be used where there is one, else a refused one."""
         indices = [index for index, claim in enumerate(self._claims) if claim.record.info.namespace == namespace]
         if indices:
-            return min(indices, key=lambda index: self._claims[index].record.state is PluginState.CONFLICT)
+            return min(indices, key=lambda index: self._claims[index].record.state in _REFUSED)
         if namespace == BUILTIN:
             raise PluginError(
                 f"the built-in plugin is not installed: run `pip install {DISTRIBUTION}` or install its source"
             )
         near = suggest(namespace, self._namespaces())
         raise UnknownComponentError(
-            f"no plugin {namespace!r} is installed.{near} `dfm plugins list` shows what there is"
+            f"no plugin {namespace!r} is installed.{near} `dfm plugins list` shows what there is; "
+            "a plugin in one file is given with --plugin FILE"
         )
 
     def _namespaces(self) -> list[str]:
@@ -161,12 +212,38 @@ class Registry:
         if not hint:
             elsewhere = [KINDS[other].title for other, specs in record.components.items() if spelt in specs]
             hint = f" {spelt!r} is a {' and a '.join(elsewhere)}." if elsewhere else ""
+        if record.info.is_builtin:
+            namesakes = [other for other in self.names(kind.name) if other.endswith(f"/{spelt}")]
+            hint = f" Did you mean {', '.join(map(repr, namesakes))}?" if namesakes else hint
         if record.info.is_builtin and self._namespaces():
             hint += f" Components of other plugins are written namespace/name ({', '.join(self._namespaces())})."
         return f"unknown {kind.title} {name!r}.{hint} `dfm plugins list` shows what there is"
 
 
-@functools.cache
+_SESSION: ContextVar[Registry | None] = ContextVar("registry of the running command", default=None)
+
+
+@contextmanager
+def registry_session(registry: Registry) -> Iterator[None]:
+    """Make a registry the default one while a command runs."""
+    token = _SESSION.set(registry)
+    try:
+        yield
+    finally:
+        _SESSION.reset(token)
+
+
 def default_registry() -> Registry:
-    """Return the registry of this process, made at the first call."""
-    return Registry.discover()
+    """Return the registry of the running command; outside of one, that of this process, made at the first call.
+
+    Raises PluginError with DFM_STRICT_PLUGINS, if an installed plugin cannot be used.
+    """
+    return _SESSION.get() or _process_registry()
+
+
+@functools.cache
+def _process_registry() -> Registry:
+    registry = Registry.discover()
+    if is_strict(os.environ):
+        registry.require_all()
+    return registry

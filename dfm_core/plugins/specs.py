@@ -9,7 +9,10 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Options(BaseModel):
-    """Base of every options model: typed, immutable, unknown fields are errors. Give every field a description."""
+    """Base of every options model: typed, immutable, unknown fields are errors (its `model_config`).
+
+    Give every field a type, a range and a description: they become YAML, `--set` and the table of `dfm plugins show`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,7 +44,8 @@ class DecompositionSpec(ComponentSpec):
 
     linear: decompose is linear. orthonormal: it keeps the squared norm. critically_sampled: as many coefficients as
     inputs. zero_mean_details: a constant image has empty detail stages. Where a property depends on the options
-    (say `domain`), give the names of the options' values that have it as {"option": "value"}; see `holds`.
+    (say `domain`), give the names of the options' values that have it as {"option": "value"}; see `holds`. media: what
+    it splits.
     """
 
     linear: bool = False
@@ -91,7 +95,10 @@ class DatasetSpec(ComponentSpec):
 
 @dataclass(frozen=True)
 class PresetSpec:
-    """A named YAML file with values that differ from the defaults. path: the file. summary: one line."""
+    """A YAML file with values that differ from the defaults.
+
+    name: lower case with - or _; users write `--preset namespace/name`. summary: one line. path: the file.
+    """
 
     name: str
     summary: str

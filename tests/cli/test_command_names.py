@@ -22,20 +22,24 @@ FLAGS = {
     "train": CONFIGURATION | {"--resume", "--init-from", "--dry-run", "--json"},
     "sample": {
         *("--num", "--batch-size", "--label", "--cfg", "--steps", "--thresholds", "--solver", "--seed", "--previews"),
-        *("--animate", "--output", "--json"),
+        *("--animate", "--output", "--json", "--schedule"),
     },
     "decompose": CONFIGURATION | {"--json"},
     "schedule": CONFIGURATION | {"--steps", "--thresholds", "--plot", "--json"},
     "export": set(),
     "env": {"--json"},
-    "plugins list": {"--json"},
+    "plugins new": {"--kind", "--name", "--output", "--json"},
+    "plugins check": {"--kind", "--set", "--json"},
+    "plugins list": {"--load", "--json"},
     "plugins show": {"--json"},
     "config show": CONFIGURATION | {"--json"},
 }
 """What must be there; there may be more."""
-ARGUMENTS = {"sample": ["run"], "decompose": ["photo"], "export": ["run", "target"], "plugins show": ["name"]}
-VALUELESS = {"--previews", "--animate", "--dry-run", "--json", "--debug", "--quiet"}
-REPEATED = {"--config", "--preset", "--set"}
+ARGUMENTS = {"sample": ["run"], "decompose": ["photo"], "export": ["run", "target"]}
+ARGUMENTS |= {"plugins new": ["namespace"], "plugins check": ["name"], "plugins show": ["name"]}
+EVERYWHERE = {"--debug", "--quiet", "--plugin", "--no-plugins"}
+VALUELESS = {"--previews", "--animate", "--dry-run", "--json", "--debug", "--quiet", "--no-plugins", "--load"}
+REPEATED = {"--config", "--preset", "--set", "--plugin"}
 
 
 def parameters(name: str) -> dict[str, object]:
@@ -52,7 +56,7 @@ def parameters(name: str) -> dict[str, object]:
 @pytest.mark.parametrize("name", FLAGS)
 def test_flags_of_every_command(name: str) -> None:
     found = parameters(name)
-    assert (FLAGS[name] | {"--debug", "--quiet"}) - set(found) == set()
+    assert (FLAGS[name] | EVERYWHERE) - set(found) == set()
     assert [flag for flag in found if not flag.startswith("-")] == ARGUMENTS.get(name, [])
     for flag in set(found) & VALUELESS:
         assert found[flag].is_flag, flag  # type: ignore[attr-defined]
@@ -73,7 +77,7 @@ def test_there_are_no_other_commands() -> None:
 @pytest.mark.parametrize("name", FLAGS)
 def test_help_of_every_command(name: str, dfm: Dfm) -> None:
     text = dfm(*name.split(), "--help").out
-    for flag in FLAGS[name] | {"--debug", "--quiet", "--help"}:
+    for flag in FLAGS[name] | EVERYWHERE | {"--help"}:
         assert flag in text, flag
     assert "\x1b" not in text
 

@@ -1,25 +1,21 @@
-"""`dfm plugins list|show`, and what every command does with errors and output."""
+"""`dfm plugins list|show`: every state of a plugin; and what every command does with errors and output."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fake_plugins import STEERABLE, FakeSite
 
 from dfm_core.cli.app import main
-from dfm_core.plugins.registry import default_registry
 
 
 @pytest.fixture(autouse=True)
-def _fresh_registry(monkeypatch: pytest.MonkeyPatch) -> Any:
+def _all_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DFM_DISABLE_PLUGINS", raising=False)
-    default_registry.cache_clear()
-    yield
-    default_registry.cache_clear()
+    monkeypatch.delenv("DFM_STRICT_PLUGINS", raising=False)
 
 
 @pytest.fixture
@@ -50,6 +46,82 @@ def test_list_as_json(site: FakeSite, capsys: pytest.CaptureFixture[str]) -> Non
     assert [record["plugin"] for record in records] == ["builtin", "acme", "acme"]
     assert [record["state"] for record in records] == ["loaded", "conflict", "conflict"]
     assert {row["name"] for row in records[0]["components"]["stage_schedule"]} >= {"progressive", "simultaneous"}
+
+
+STATES = {
+    "fine": (STEERABLE, "loaded", ""),
+    "import": ("import no_such_module", "broken", "No module named 'no_such_module'"),
+    "exit": ("import os\nos._exit(3)", "broken", "its import ended the process with exit code 3"),
+    "signal": ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "broken", "the process with signal 9"),
+    "loud": ("import os\nprint('loud')\nos.write(1, b'loud')\nos.write(2, b'loud')" + STEERABLE, "loaded", ""),
+    "asks": ("input('password: ')", "broken", "EOFError"),
+    "lasting": (
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(99,)).start()" + STEERABLE,
+        "loaded",
+        "",
+    ),
+    "newer": ("DFM_PLUGIN_API = 2", "incompatible", "API 2, this is 1"),
+    "off": ("raise RuntimeError", "disabled", "by DFM_DISABLE_PLUGINS"),
+}
+
+
+@pytest.fixture
+def shared_site(site: FakeSite, monkeypatch: pytest.MonkeyPatch) -> FakeSite:
+    """A site that other processes have too."""
+    monkeypatch.setenv("PYTHONPATH", str(site.folder))
+    return site
+
+
+def test_load_imports_each_in_a_process_of_its_own(
+    shared_site: FakeSite, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for namespace, (source, _, _) in STATES.items():
+        shared_site.plugin(namespace, source)
+    for number in (1, 2):
+        shared_site.distribution(f"dfm-rival-{number}", f"{number}.0", "rival = rival_plugin")
+    monkeypatch.setenv("DFM_DISABLE_PLUGINS", "off")
+    assert main(["plugins", "list", "--load", "--json"]) == 0
+    captured = capfd.readouterr()
+    assert captured.err == ""
+    plugins = {plugin["plugin"]: plugin for plugin in json.loads(captured.out)}
+    assert set(plugins) == {*STATES, "builtin", "rival"}
+    for namespace, (_, state, note) in STATES.items():
+        assert plugins[namespace]["state"] == state, plugins[namespace]
+        assert note in plugins[namespace]["note"]
+        assert (f"dfm-{namespace} 1.2" in plugins[namespace]["note"]) == (state != "loaded")
+    assert plugins["rival"]["state"] == "conflict"
+    assert plugins["fine"]["components"]["decomposition"][0]["name"] == "fine/steerable"
+    assert "No module named 'no_such_module'" in plugins["import"]["traceback"]
+    assert not {f"{namespace}_plugin" for namespace in STATES} & set(sys.modules)
+
+
+def test_load_stops_an_endless_import(shared_site: FakeSite, capsys: pytest.CaptureFixture[str]) -> None:
+    shared_site.plugin("slow", "import time\nprint('slow', flush=True)\ntime.sleep(99)")
+    (plugin,) = json.loads(out(capsys, "plugins", "list", "--load", "--time-limit", "1.5", "--json"))[1:]
+    assert plugin["state"] == "broken"
+    assert "plugin 'slow' of dfm-slow 1.2 is broken: its import took more than 1.5 s" in plugin["note"]
+
+
+def test_load_as_lines(shared_site: FakeSite, capsys: pytest.CaptureFixture[str]) -> None:
+    shared_site.plugin("acme", STEERABLE)
+    lines = [line.split() for line in out(capsys, "plugins", "list", "--load").splitlines()]
+    assert ["acme", "dfm-acme", "1.2", "loaded"] in lines
+    assert ["decomposition", "acme/steerable", "Steerable", "pyramid."] in lines
+
+
+def test_load_and_strict_tell_by_the_exit_code(
+    shared_site: FakeSite, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared_site.plugin("acme", "import no_such_module")
+    monkeypatch.setenv("DFM_STRICT_PLUGINS", "1")
+    assert main(["plugins", "list"]) == 0
+    capsys.readouterr()
+    assert main(["plugins", "list", "--load"]) == 1
+    captured = capsys.readouterr()
+    assert "broken" in captured.out
+    assert "error" not in captured.err
+    monkeypatch.setenv("DFM_DISABLE_PLUGINS", "acme")
+    assert main(["plugins", "list", "--load"]) == 0
 
 
 def test_show_a_component(capsys: pytest.CaptureFixture[str]) -> None:

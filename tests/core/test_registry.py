@@ -9,7 +9,7 @@ import pytest
 from fake_plugins import STEERABLE, FakeSite
 
 from dfm_core.errors import ConfigError, PluginError, UnknownComponentError, UsageError
-from dfm_core.plugins.discovery import BUILTIN, DISTRIBUTION, PluginRecord, PluginState
+from dfm_core.plugins.discovery import BUILTIN, DISTRIBUTION, PluginRecord, PluginState, is_strict
 from dfm_core.plugins.kinds import KINDS
 from dfm_core.plugins.registry import Registry
 
@@ -57,6 +57,7 @@ def test_a_namespaced_name_loads_one_plugin(site: FakeSite) -> None:
 BROKEN = {
     "import error": ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
     "exit": ("raise SystemExit(3)", "SystemExit: 3"),
+    "odd exit": ("class Odd(BaseException): pass\nraise Odd('gone')", "Odd: gone"),
     "misspelt": ("@hookimpl\ndef dfm_decomposition(): return []", "no hook 'dfm_decomposition'.*'dfm_decompositions'"),
     "foreign hook": ("@hookimpl\ndef decompositions(): return []", "unknown hook 'decompositions'"),
     "unmarked": ("def dfm_decompositions(): return []", "dfm_decompositions is not marked with @hookimpl"),
@@ -172,6 +173,54 @@ def test_disabled_plugins_are_not_imported(site: FakeSite, value: str) -> None:
     assert "acme_plugin" not in sys.modules
 
 
+def test_builtin_only(site: FakeSite) -> None:
+    site.plugin("acme", "raise RuntimeError")
+    site.plugin(BUILTIN, "raise RuntimeError", distribution="dfm-thief")
+    registry = Registry.discover({}, builtin_only=True)
+    with pytest.raises(PluginError, match="plugin 'acme' of dfm-acme 1.2 is disabled by --no-plugins$"):
+        registry.get("decomposition", "acme/x")
+    states = {record.info.distribution: record.state for record in registry.plugins()}
+    assert states["dfm-thief"] is states["dfm-acme"] is PluginState.DISABLED
+    assert registry.get("decomposition", "laplacian")
+    assert (registry.plugin("acme"), registry.plugin(BUILTIN)) == (None, registry.load(BUILTIN).info)
+
+
+def test_require_all_names_what_cannot_be_used(site: FakeSite) -> None:
+    site.plugin("fine", STEERABLE)
+    Registry.discover({}).require_all()
+    site.plugin("acme", "import no_such_module")
+    site.plugin("other", "DFM_PLUGIN_API = 7")
+    for number in (1, 2):
+        site.distribution(f"dfm-rival-{number}", f"{number}.0", "rival = fine_plugin")
+    site.plugin(BUILTIN, "raise RuntimeError", distribution="dfm-thief")
+    with pytest.raises(PluginError) as caught:
+        Registry.discover({}).require_all()
+    first, *faults, last = str(caught.value).splitlines()
+    assert first.startswith("DFM_STRICT_PLUGINS asks")
+    reasons = (
+        "'acme' of dfm-acme 1.2 is broken",
+        "dfm-thief 1.2 is not used",
+        "'other' of dfm-other 1.2 is incompatible",
+    )
+    assert all(any(reason in fault for fault in faults) for reason in (*reasons, "'rival' is claimed by dfm-rival-"))
+    assert len(faults) == 4
+    assert "DFM_DISABLE_PLUGINS=NAME" in last
+    Registry.discover({"DFM_DISABLE_PLUGINS": "acme,other,rival"}, builtin_only=True).require_all()
+
+
+@pytest.mark.parametrize(("value", "strict"), [("1", True), ("yes", True), ("", False), ("0", False), ("False", False)])
+def test_what_asks_for_strictness(value: str, strict: bool) -> None:
+    assert is_strict({"DFM_STRICT_PLUGINS": value}) == strict
+    assert not is_strict({})
+
+
+def test_a_disabled_namespace_is_in_no_conflict(site: FakeSite) -> None:
+    for number in (1, 2):
+        site.distribution(f"dfm-rival-{number}", f"{number}.0", "rival = rival_plugin")
+    registry = Registry.discover({"DFM_DISABLE_PLUGINS": "rival"})
+    assert [record.state for record in registry.plugins()][1:] == [PluginState.DISABLED] * 2
+
+
 def test_what_a_plugin_prints_stays_out_of_the_results(site: FakeSite, capsys: pytest.CaptureFixture[str]) -> None:
     site.plugin("acme", "print('hello from acme')" + STEERABLE)
     assert state_of("acme").state is PluginState.LOADED
@@ -265,6 +314,16 @@ def test_the_factory_is_imported_only_when_it_is_used(site: FakeSite) -> None:
     assert "acme_steerable" not in sys.modules
     registry.load_factory(resolved)
     assert "acme_steerable" in sys.modules
+
+
+def test_what_a_component_prints_stays_out_of_the_results(site: FakeSite, capsys: pytest.CaptureFixture[str]) -> None:
+    noisy = "print('imported')\n" + CLASSES.replace("pass", "print('made')").replace(
+        'raise ValueError("too thin")', "print('built')"
+    )
+    assert registry_with(site, "Fragile", classes=noisy).create("decomposition", "acme/steerable", {}, None)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "imported\nmade\nbuilt\n" in captured.err
 
 
 @pytest.mark.parametrize(

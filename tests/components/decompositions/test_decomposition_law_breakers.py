@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dfm_core.conformance import LawBroken, laws_of
+from dfm_core.conformance import LawBroken, LawSkipped, laws_of
 from dfm_core.errors import StageShapeError
 from dfm_core.interfaces.decomposition import DecompositionFacts
 from dfm_core.stages import StageLayout, Stages, StageShape
@@ -96,6 +96,19 @@ class WritesIntoItsInput(Good):
         return result
 
 
+class Remembers(Good):
+    """Previews lean on the image that was decomposed last."""
+
+    def decompose(self, x: Tensor) -> Stages:
+        self.last = x
+        return super().decompose(x)
+
+    def recompose(self, stages: Sequence[Tensor]) -> Tensor:
+        preview = super().recompose(stages)
+        first = stages[0].shape[0] == len(self.last) and len(stages) == 1
+        return preview + 1e-7 * self.last.mean() if first else preview
+
+
 class DrawsGlobally(Good):
     def decompose(self, x: Tensor) -> Stages:
         torch.rand(1)
@@ -127,6 +140,12 @@ class RaisesSomethingElse(Good):
 class ReturnsSinglePrecision(Good):
     def decompose(self, x: Tensor) -> Stages:
         return tuple(s.float() if x.dtype.itemsize == 2 else s for s in super().decompose(x))
+
+
+class StaysOnTheCPU(Good):
+    def decompose(self, x: Tensor) -> Stages:
+        others, last = self.split(x)
+        return (*others, last if last.device.type == "cpu" else torch.zeros(last.shape))
 
 
 class MultipliesUnderAutocast(Good):
@@ -212,6 +231,7 @@ BROKEN = {
     "gradients_flow": Detaches,
     "wrong_shapes_are_refused": RaisesSomethingElse,
     "dtype_follows_the_input": ReturnsSinglePrecision,
+    "device_follows_the_input": StaysOnTheCPU,
     "unaffected_by_autocast": MultipliesUnderAutocast,
     "works_at_other_sizes": OnlyAtItsOwnSize,
     "linear": TurnsWithTheMean,
@@ -231,6 +251,8 @@ def broken_laws(decomposition: Good, dtype: torch.dtype) -> dict[str, str]:
             law.check(decomposition, (2 * noise - 0.9).to(dtype))
         except LawBroken as error:
             broken[law.name] = str(error)
+        except LawSkipped:
+            assert law.name == "device_follows_the_input"
     return broken
 
 
@@ -246,6 +268,21 @@ def test_the_unbroken_one_holds_every_law(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(("name", "breaker"), BROKEN.items(), ids=BROKEN)
 def test_each_breaker_breaks_its_law_only(name: str, breaker: type[Good]) -> None:
+    if name == "device_follows_the_input" and not torch.accelerator.is_available():
+        pytest.skip("this machine has no accelerator")
     broken = broken_laws(breaker(), torch.float32)
     assert set(broken) == {name}
     assert "; " in broken[name] or "expected" in broken[name]
+
+
+def test_a_decomposition_that_remembers_is_found() -> None:
+    assert set(broken_laws(Remembers(), torch.float32)) == {"repeatable"}
+
+
+def test_a_decomposition_that_stays_on_the_cpu_is_found_without_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cpu"))
+    LAWS["device_follows_the_input"].check(Good(), torch.rand(2, 2, 32, 48))
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("meta"))
+    with pytest.raises(LawBroken, match="gives tensors on cpu, meta; use the device"):
+        LAWS["device_follows_the_input"].check(StaysOnTheCPU(), torch.rand(2, 2, 32, 48))

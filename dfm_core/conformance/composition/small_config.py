@@ -1,0 +1,137 @@
+"""A small configuration with the component that is judged: stages that all parts accept, a schedule that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dfm_core.assembly import Assembler, check_schedule, stage_layout, unseen_stage_sets
+from dfm_core.config.resolve import ConfigRequest, resolve_config
+from dfm_core.config.run_config import RunConfig
+from dfm_core.conformance.composition.one_batch import BATCH_SIZE
+from dfm_core.conformance.law import LawBroken
+from dfm_core.conformance.subject import Subject
+from dfm_core.errors import CompositionError, PluginError, UsageError
+from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageScheduleFacts
+from dfm_core.interfaces.timestep_sampler import TimestepSampler, TimestepSamplerFacts
+from dfm_core.plugins.kinds import KINDS
+from dfm_core.plugins.registry import Registry
+from dfm_core.runs import describe_data
+from dfm_core.stages import Size
+
+STEPS = 30
+# In latents, of which the first that is accepted is taken: two stages where possible.
+SIZES: tuple[tuple[Size, ...], ...] = (
+    ((8, 8), (16, 16)),
+    ((16, 16), (32, 32)),
+    ((8, 8), (32, 32)),
+    ((32, 32), (64, 64)),
+    ((8, 8),),
+    ((16, 16),),
+    ((32, 32),),
+    ((8, 8), (16, 16), (32, 32)),
+    ((4, 4), (8, 8), (16, 16), (32, 32)),
+)
+
+Partners = Mapping[str, object]
+"""Kind -> a name, or a name and options, in the place of the default component."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A configuration whose parts were made. grid, sampler: for stages of root mean square 1."""
+
+    config: RunConfig
+    grid: ScheduleGrid
+    sampler: TimestepSampler
+
+
+class SmallConfig:
+    """Finds the configuration. folder: an empty one, for the run."""
+
+    def __init__(self, subject: Subject, registry: Registry, folder: Path, partners: Partners) -> None:
+        self._subject, self._registry, self._folder, self._partners = subject, registry, folder, partners
+
+    def accepted(self) -> Parts:
+        """Find stages at which every part can be made. Raises LawBroken where each choice is refused."""
+        factor = self._downsample_factor()
+        refusals: list[str] = []
+        for sizes in SIZES:
+            try:
+                return self._parts([[length * factor for length in size] for size in sizes], {})
+            except PluginError:
+                raise
+            except UsageError as refusal:
+                refusals.append(str(refusal))
+        raise LawBroken(
+            f"each of {len(SIZES)} choices of stages is refused, expected one to be accepted; the first refusal: "
+            f"{refusals[0]}"
+        )
+
+    def fitting(self, parts: Parts) -> Parts:
+        """Take another schedule (for a schedule: another sampler) where training does not draw what it visits.
+
+        Raises LawBroken where none fits.
+        """
+        if not unseen_stage_sets(parts.grid, parts.sampler):
+            return parts
+        kind = "timestep_sampler" if self._subject.kind == "stage_schedule" else "stage_schedule"
+        for name in self._registry.names(kind):
+            try:
+                other = self._parts(parts.config.stages, {kind: name})
+            except UsageError:
+                continue
+            if not unseen_stage_sets(other.grid, other.sampler):
+                return other
+        raise LawBroken(
+            f"{self._refusal(parts)}. No {KINDS[kind].title} of this installation fits: visit, or draw, other sets of "
+            "stages, or ship one that fits"
+        )
+
+    def _refusal(self, parts: Parts) -> str:
+        """What assembly says of a schedule and a sampler that do not fit."""
+        sigmas = (1.0,) * parts.grid.num_stages
+        try:
+            check_schedule(Assembler(parts.config, self._registry), parts.grid, parts.sampler, sigmas)
+        except CompositionError as error:
+            return str(error)
+        return "assembly accepts a schedule that visits what training never draws"
+
+    def _downsample_factor(self) -> int:
+        assembler = Assembler(self._config([[64, 64]], {}), self._registry)
+        return assembler.autoencoder(assembler.dataset().channels, torch.device("cpu")).downsample_factor
+
+    def _parts(self, stages: object, partners: Partners) -> Parts:
+        """Make every part. Raises UsageError where one refuses."""
+        config = self._config(stages, partners)
+        assembler = Assembler(config, self._registry)
+        dataset = assembler.dataset()
+        autoencoder = assembler.autoencoder(dataset.channels, torch.device("cpu"))
+        layout = stage_layout(assembler.decomposition(autoencoder))
+        assembler.backbone(layout, describe_data(dataset))
+        grid = assembler.make("stage_schedule", StageScheduleFacts(len(layout), (1.0,) * len(layout))).grid()
+        return Parts(config, grid, assembler.make("timestep_sampler", TimestepSamplerFacts(len(layout), grid)))
+
+    def _config(self, stages: object, partners: Partners) -> RunConfig:
+        subject = self._subject
+        values = {
+            **self._partners,
+            **partners,
+            subject.kind: {"name": subject.resolved.name, "options": subject.options.model_dump(mode="json")},
+            "stages": stages,
+            "device": "cpu",
+            "output": str(self._folder / "run"),
+            "flow": {"statistics_images": BATCH_SIZE},
+            "training": {
+                "max_steps": STEPS,
+                "batch_size": BATCH_SIZE,
+                "learning_rate": 1e-3,
+                "warmup_steps": 0,
+                "ema_decay": 0.5,
+            },
+            "logging": {"tensorboard": False, "sample_every": 0, "validation_every": 0, "log_every": STEPS},
+        }
+        return resolve_config(ConfigRequest(values=values), self._registry).config

@@ -1,0 +1,61 @@
+"""Laws of what the first k stages recompose to."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dfm_core.conformance.decomposition_measures import constant_like, keep, rms, tolerance
+from dfm_core.conformance.law import LawBroken, Measurement, law
+from dfm_core.interfaces.decomposition import Decomposition
+
+LEAST_OF_SLOW_WAVE = 0.7
+MOST_OF_FAST_WAVE = 0.5
+
+
+@law("decomposition")
+def previews_have_their_resolution(decomposition: Decomposition, x: Tensor) -> Measurement:
+    """The first k stages recompose to (B, C, *resolution of stage k)."""
+    stages = decomposition.decompose(x)
+    for count, shape in enumerate(decomposition.layout(x.shape[1:]), start=1):
+        want, got = (*x.shape[:2], *shape.resolution), tuple(decomposition.recompose(stages[:count]).shape)
+        if got != want:
+            raise LawBroken(f"the first {count} stages recompose to {got}, expected {want}: stage {count}'s resolution")
+    return Measurement()
+
+
+@law("decomposition")
+def previews_go_coarse_to_fine(decomposition: Decomposition, x: Tensor) -> Measurement:
+    """Previews keep a wave as long as the image, and drop one that is too fast for them instead of aliasing it."""
+    slow, fast = torch.zeros_like(x), torch.zeros_like(x)
+    for axis, length in enumerate(x.shape[2:], start=2):
+        position = torch.arange(length, device=x.device).view(-1, *[1] * (x.ndim - axis - 1))
+        slow += torch.cos(2 * torch.pi * (position + 0.5) / length).to(x)
+        fast += (1 - 2 * (position % 2)).to(x)
+    slow_stages, fast_stages = decomposition.decompose(slow), decomposition.decompose(fast)
+    share = 0.0
+    for count, shape in enumerate(decomposition.layout(x.shape[1:]), start=1):
+        if min(shape.resolution) >= 8:
+            kept = float(rms(decomposition.recompose(slow_stages[:count])) / rms(slow))
+            if not kept >= LEAST_OF_SLOW_WAVE:
+                raise LawBroken(
+                    f"preview {count} keeps {kept:.2f} of a wave as long as the image, expected at least "
+                    f"{LEAST_OF_SLOW_WAVE}: the coarse structure belongs to the first stages"
+                )
+        if all(2 * fine >= 3 * coarse for coarse, fine in zip(shape.resolution, x.shape[2:], strict=True)):
+            share = max(share, float(rms(decomposition.recompose(fast_stages[:count])) / rms(fast)))
+    remedy = "low-pass before subsampling"
+    return keep(share, MOST_OF_FAST_WAVE, "a preview shows this share of a wave that is too fast for it", remedy)
+
+
+@law("decomposition")
+def unit_gain(decomposition: Decomposition, x: Tensor) -> Measurement:
+    """Every preview of a constant image is that constant: the low band keeps the mean."""
+    constant = constant_like(x)
+    stages = decomposition.decompose(constant)
+    value = constant[(slice(None), slice(None), *[slice(1)] * (x.ndim - 2))]
+    error = max(float((decomposition.recompose(stages[: k + 1]) - value).abs().max()) for k in range(len(stages)))
+    remedy = (
+        "divide the low band by its gain (√r per axis of ratio r for an orthonormal transform), and multiply it back"
+    )
+    return keep(error, tolerance(decomposition, x), "previews of a constant image differ from it", remedy)
