@@ -23,7 +23,7 @@ def derive_generator(seed: int, *purpose: str | int, device: torch.device | str 
 class BatchRandomness:
     """The randomness of samples start…stop−1 of one step's global batch of `total` samples.
 
-    A micro-batch of an accumulation, or the part of one process, is such a range.
+    seed: of the run. step: from 0. A micro-batch of an accumulation, or the part of one process, is such a range.
     """
 
     seed: int
@@ -37,7 +37,7 @@ class BatchRandomness:
         return derive_generator(self.seed, purpose, self.step)
 
     def part(self, drawn: torch.Tensor) -> torch.Tensor:
-        """Rows start…stop−1 of a tensor (total, ...) drawn for the global batch."""
+        """Return rows start…stop−1 of a tensor drawn for the global batch: shapes (total, ...) → (stop − start, ...)."""
         return drawn[self.start : self.stop]
 
     def own(self, purpose: str, device: torch.device | str) -> torch.Generator:

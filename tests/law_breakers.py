@@ -15,7 +15,7 @@ BROKEN = {
 """Kind -> the law that its component `acme/<kind>` breaks."""
 
 PLUGIN = """
-from dfm_core.plugins import BackboneSpec, ComponentSpec, DatasetSpec, StageScheduleSpec, TimestepSamplerSpec
+from dfm_core.plugins import AutoencoderSpec, BackboneSpec, DatasetSpec, StageScheduleSpec, TimestepSamplerSpec
 from dfm_plugins.backbones.specs import DiTOptions
 from dfm_plugins.datasets.specs import ShapesOptions
 from dfm_plugins.decompositions.specs import LaplacianOptions
@@ -27,7 +27,7 @@ def dfm_datasets():
 
 @hookimpl
 def dfm_autoencoders():
-    return [ComponentSpec("autoencoder", "Writes into its input.", "acme_parts:InPlace")]
+    return [AutoencoderSpec("autoencoder", "Writes into its input.", "acme_parts:InPlace")]
 
 @hookimpl
 def dfm_decompositions():

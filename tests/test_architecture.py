@@ -39,9 +39,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 TOP = ("__init__",)
 """The package itself only passes on names, when they are asked for."""
 
-# What a third party may rely on, and the two helpers that the built-in components share with core.
-STABLE = ("interfaces", "stages", "flow", "residual_pyramid", "plugins", "conformance", "errors")
-SHARED_WITH_PLUGINS = ("images", "randomness")
+# What a third party may rely on, and the helper that the built-in components share with core.
+STABLE = ("interfaces", "stages", "flow", "residual_pyramid", "randomness", "plugins", "conformance", "errors")
+SHARED_WITH_PLUGINS = ("images",)
 # The trainer knows objective(batch): nothing of stages, decompositions or schedules.
 TRAINING_MAY_IMPORT = ("training", "errors", "randomness", "loss_report", "config.settings", "interfaces.dataset")
 

@@ -75,7 +75,14 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page",
+    # `dfm plugins check` trains a model: twenty seconds a page.
+    [
+        page if page in ("README.md", "docs/commands.md") else pytest.param(page, marks=pytest.mark.slow)
+        for page in PAGES
+    ],
+)
 def test_every_command_runs(page: str, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ran = 0
     for line in commands(page):
@@ -111,15 +118,15 @@ def test_links_point_to_files() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_s_page_lists_its_laws(kind: str) -> None:
-    expected = "\n".join(f"| `{law.name}` | {law.summary} |" for law in laws_of(kind))
-    table = (ROOT / f"docs/kinds/{kind}.md").read_text().rpartition("|---|---|\n")[2].strip()
-    assert table == expected, f"the table in docs/kinds/{kind}.md should be\n{expected}"
+    expected = [f"| `{law.name}` | {law.summary} |" for law in laws_of(kind)]
+    table = (ROOT / f"docs/kinds/{kind}.md").read_text().rpartition("|---|---|\n")[2].strip().splitlines()
+    assert sorted(table) == sorted(expected), "the table should be\n" + "\n".join(expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_s_example_is_short(kind: str) -> None:
     (content,) = files(f"docs/kinds/{kind}.md").values()
-    assert len(content.strip().splitlines()) <= 40
+    assert len([line for line in content.splitlines() if line.strip()]) <= 40
 
 
 def test_the_plugin_on_the_page_is_one(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

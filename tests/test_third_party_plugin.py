@@ -25,7 +25,7 @@ from dfm_core.plugins.registry import Registry
 EXAMPLE = Path(__file__).parents[1] / "examples" / "third_party_plugin"
 PROJECT = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]
 MODULES = sorted(EXAMPLE.rglob("*.py"))
-STABLE = ("interfaces", "stages", "flow", "residual_pyramid", "plugins", "conformance", "errors")
+STABLE = ("interfaces", "stages", "flow", "residual_pyramid", "randomness", "plugins", "conformance", "errors")
 COMPONENTS = {
     "decomposition": "example/steerable",
     "backbone": "example/unet",

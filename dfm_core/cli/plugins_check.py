@@ -40,14 +40,15 @@ def check(
     subject = subject_of(name, kind, options)
     info(f"judging {subject.resolved} …")
     laws = check_component(name, kind=subject.kind, options=options)
+    if not json:
+        print_results(f"Laws for the {subject.title} {name}", laws)
+        print(flush=True)
     info("making a small model with it …")
     composition = check_composition(name, kind=subject.kind, options=options)
     if json:
         print_json(as_data(subject, laws, composition))
     else:
-        print_results(f"Laws of a {subject.title}: {name}", laws)
-        print()
-        print_results(f"Laws of a model with {name}", composition)
+        print_results(f"Laws for a model with {name}", composition)
     broken = [result for result in (*laws, *composition) if result.state == "broken"]
     if output_options().debug:
         for result in broken:

@@ -98,6 +98,6 @@ def law(
 
 
 def laws_of(kind: str) -> tuple[Law, ...]:
-    """Return the laws of a kind, or of "composition", in the order in which they are declared."""
+    """Return the laws of a kind, or of "composition", those that need a declared capability last."""
     importlib.import_module(f"dfm_core.conformance.{kind}")
-    return tuple(law for law in _LAWS.values() if law.kind == kind)
+    return tuple(sorted((law for law in _LAWS.values() if law.kind == kind), key=lambda law: law.requires is not None))

@@ -36,7 +36,7 @@ def parametrize_with_checks(
     for name in expected:
         if name not in laws:
             near = suggest(name, laws)
-            raise UsageError(f"expected_failures: no law of a {trial.subject.title} is called {name!r}.{near}")
+            raise UsageError(f"expected_failures: no law of the kind {trial.subject.title} is called {name!r}.{near}")
     parameters = []
     for law in laws.values():
         exemption = trial.exemption(law)

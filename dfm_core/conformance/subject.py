@@ -80,7 +80,7 @@ def _find(registry: Registry, name: str, kind: str | None) -> ResolvedSpec:
 
 
 def _kind_of(spec: ComponentSpec) -> str:
-    kinds = [kind.name for kind in KINDS.values() if kind.spec is type(spec)]
+    kinds = [kind.name for kind in KINDS.values() if isinstance(spec, kind.spec)]
     if len(kinds) != 1:
         raise UsageError(f"the kind of {type(spec).__name__} {spec.name!r} is not clear: give kind=…")
     return kinds[0]

@@ -8,6 +8,7 @@ point of the group `dfm_core`, whose name is the namespace of its components.
 
 from dfm_core.plugins.hookspecs import API_VERSION, hookimpl
 from dfm_core.plugins.specs import (
+    AutoencoderSpec,
     BackboneSpec,
     ComponentSpec,
     DatasetSpec,
@@ -20,6 +21,7 @@ from dfm_core.plugins.specs import (
 
 __all__ = [
     "API_VERSION",
+    "AutoencoderSpec",
     "BackboneSpec",
     "ComponentSpec",
     "DatasetSpec",

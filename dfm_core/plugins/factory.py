@@ -76,11 +76,14 @@ def build(resolved: ResolvedSpec, options: Mapping[str, object] | BaseModel, fac
         return component(checked, facts)
     try:
         with _own_output(resolved):
-            return component(checked, facts)
+            made = component(checked, facts)
     except DFMError:
         raise
     except Exception as error:
         raise PluginError(f"{resolved} failed while it was built: {type(error).__name__}: {error}") from error
+    if not hasattr(made, "facts"):
+        raise PluginError(f"{resolved}: its __init__ must call super().__init__(options, facts), and does not")
+    return made
 
 
 def _own_output(resolved: ResolvedSpec) -> contextlib.AbstractContextManager[object]:

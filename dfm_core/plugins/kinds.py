@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dfm_core.plugins.specs import (
+    AutoencoderSpec,
     BackboneSpec,
     ComponentSpec,
     DatasetSpec,
@@ -43,7 +44,7 @@ KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
         _row("dataset", DatasetSpec),
-        _row("autoencoder", ComponentSpec),
+        _row("autoencoder", AutoencoderSpec),
         _row("decomposition", DecompositionSpec),
         _row("stage_schedule", StageScheduleSpec),
         _row("timestep_sampler", TimestepSamplerSpec),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -87,6 +87,11 @@ class BackboneSpec(ComponentSpec):
 
 
 @dataclass(frozen=True)
+class AutoencoderSpec(ComponentSpec):
+    """An autoencoder. Declares nothing beyond what every component does."""
+
+
+@dataclass(frozen=True)
 class DatasetSpec(ComponentSpec):
     """A data set. media: which keys its samples hold."""
 
@@ -102,4 +107,4 @@ class PresetSpec:
 
     name: str
     summary: str
-    path: Path = field(default_factory=Path)
+    path: Path

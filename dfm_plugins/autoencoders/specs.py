@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dfm_core.plugins import ComponentSpec
+from dfm_core.plugins import AutoencoderSpec
 
 SPECS = [
-    ComponentSpec(
+    AutoencoderSpec(
         name="pixels",
         summary="No autoencoder: the flow runs on pixels.",
         factory="dfm_plugins.autoencoders.pixels:Pixels",

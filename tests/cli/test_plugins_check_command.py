@@ -53,7 +53,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_table_says_what_was_measured(dfm: Dfm) -> None:
     result = dfm("plugins", "check", "dwt", "--set", "domain=coefficients", "--set", "wavelet=db2")
     rows = {line.split()[0]: line.split()[1:] for line in result.lines if line}
-    assert result.lines[0] == "Laws of a decomposition: dwt"
+    assert result.lines[0] == "Laws for the decomposition dwt"
     assert result.lines[1].split() == ["law", "state", "measured", "bound", "cases", "what", "to", "do"]
     assert rows["critically_sampled"] == ["held", "0", "≤", "0", "12"]
     assert rows["perfect_reconstruction"][0] == "held"

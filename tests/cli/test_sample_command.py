@@ -264,6 +264,8 @@ def test_quiet_leaves_the_result(dfm: Dfm, trained: Path, tmp_path: Path) -> Non
 
 
 def test_another_schedule(dfm: Dfm, rejected: Rejected, trained: Path, tmp_path: Path) -> None:
-    result = dfm("sample", trained, "--schedule", "simultaneous", "--steps", 4, "--num", 1, "--output", tmp_path / "out")
+    result = dfm(
+        "sample", trained, "--schedule", "simultaneous", "--steps", 4, "--num", 1, "--output", tmp_path / "out"
+    )
     assert result.lines[0].startswith("4 model calls per image")
     assert "'simultaneous'" in rejected("sample", trained, "--schedule", "simultanous", "--num", 1)

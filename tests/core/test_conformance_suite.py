@@ -34,10 +34,9 @@ from dfm_core.conformance.subject import subject_of
 from dfm_core.errors import ConfigError, UnknownComponentError, UsageError
 from dfm_core.interfaces.decomposition import DecompositionFacts
 from dfm_core.interfaces.stage_schedule import StageScheduleFacts
-from dfm_core.plugins import DecompositionSpec
+from dfm_core.plugins import AutoencoderSpec, ComponentSpec, DecompositionSpec
 from dfm_core.plugins.kinds import KINDS
 from dfm_core.plugins.registry import Registry, default_registry
-from dfm_core.plugins.specs import ComponentSpec
 from dfm_plugins.stage_schedules.progressive import ProgressiveSchedule
 from dfm_plugins.stage_schedules.specs import ProgressiveOptions
 
@@ -207,8 +206,10 @@ def test_a_spec_can_be_judged_before_it_is_installed() -> None:
     spec = DecompositionSpec("mine", "Mine.", "dfm_plugins.decompositions.identity:Identity", orthonormal=True)
     found = states(check_component(spec))
     assert (found["orthonormal"], found["linear"], found[BUILDS]) == ("held", "skipped", "broken")
-    autoencoder = ComponentSpec("mine", "Mine.", "dfm_plugins.autoencoders.pixels:Pixels")
+    autoencoder = AutoencoderSpec("mine", "Mine.", "dfm_plugins.autoencoders.pixels:Pixels")
     assert set(states(check_component(autoencoder)).values()) == {"held"}
+    with pytest.raises(UsageError, match="the kind of ComponentSpec 'mine' is not clear: give kind="):
+        check_component(ComponentSpec("mine", "Mine.", "dfm_plugins.autoencoders.pixels:Pixels"))
     wrong = DecompositionSpec("mine", "Mine.", "dfm_plugins.autoencoders.pixels:Pixels")
     assert "expected 'dfm_plugins.autoencoders.pixels:Pixels' to be a subclass" in check_component(wrong)[0].message
 
@@ -286,7 +287,7 @@ def test_a_plugin_author_gets_one_test_a_law(pytester: pytest.Pytester) -> None:
 
 
 def test_an_expected_failure_of_no_law_is_an_error() -> None:
-    with pytest.raises(UsageError, match="no law of a decomposition is called 'gradient_flows'. Did you mean 'gradien"):
+    with pytest.raises(UsageError, match="no law of the kind decomposition is called 'gradient_flows'. Did you mean '"):
         parametrize_with_checks("laplacian", expected_failures={"gradient_flows": "misspelt"})
     with pytest.raises(UnknownComponentError):
         parametrize_with_checks("laplacain")

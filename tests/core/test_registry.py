@@ -66,7 +66,7 @@ BROKEN = {
     "none": ("@hookimpl\ndef dfm_decompositions(): pass", "must return a list of DecompositionSpec, got NoneType"),
     "rubbish": ("@hookimpl\ndef dfm_decompositions(): return 3", "must return a list of DecompositionSpec, got int"),
     "wrong spec": (
-        "@hookimpl\ndef dfm_decompositions(): return [PresetSpec('a', 'b')]",
+        "@hookimpl\ndef dfm_decompositions(): return [PresetSpec('a', 'b', 'c')]",
         "expected a list of DecompositionSpec, got PresetSpec",
     ),
     "duplicate": (
@@ -89,7 +89,7 @@ BROKEN = {
         "@hookimpl\ndef dfm_decompositions(): return [DecompositionSpec('a', 'A.', 'm:C', Loose)]",
         "Loose lets unknown fields pass",
     ),
-    "preset name": ("@hookimpl\ndef dfm_presets(): return [PresetSpec('A b', 'x')]", "got 'A b'"),
+    "preset name": ("@hookimpl\ndef dfm_presets(): return [PresetSpec('A b', 'x', 'y')]", "got 'A b'"),
     "preset path": ("@hookimpl\ndef dfm_presets(): return [PresetSpec('a', 'x', 'a.yaml')]", "expected a pathlib.Path"),
 }
 
@@ -288,6 +288,10 @@ class Fragile(Steerable):
 class Unfinished(Decomposition):
     def layout(self, shape): ...
 
+class Forgetful(Steerable):
+    def __init__(self, options, facts):
+        pass
+
 class Stranger:
     pass
 """
@@ -318,7 +322,7 @@ def test_the_factory_is_imported_only_when_it_is_used(site: FakeSite) -> None:
 
 def test_what_a_component_prints_stays_out_of_the_results(site: FakeSite, capsys: pytest.CaptureFixture[str]) -> None:
     noisy = "print('imported')\n" + CLASSES.replace("pass", "print('made')").replace(
-        'raise ValueError("too thin")', "print('built')"
+        'raise ValueError("too thin")', "super().__init__(options, facts); print('built')"
     )
     assert registry_with(site, "Fragile", classes=noisy).create("decomposition", "acme/steerable", {}, None)
     captured = capsys.readouterr()
@@ -346,6 +350,7 @@ def test_wrong_options_are_config_errors(site: FakeSite, options: dict[str, obje
         ("Stranger", "subclass of dfm_core.interfaces.decomposition.Decomposition"),
         ("Unfinished", "leaves out what its kind must have: decompose, recompose"),
         ("Fragile", "failed while it was built: ValueError: too thin"),
+        ("Forgetful", "must call super.*__init__"),
     ],
 )
 def test_faulty_factories_name_their_distribution(site: FakeSite, target: str, reason: str) -> None:

@@ -66,9 +66,9 @@ class SmallModel:
     folder: an empty one, for the run. partners: in the place of the default components.
     """
 
-    def __init__(self, subject: Subject, registry: Registry, folder: Path, partners: Partners | None = None) -> None:
+    def __init__(self, subject: Subject, registry: Registry, folder: Path, partners: Partners) -> None:
         self._registry = registry
-        config = SmallConfig(subject, registry, folder, partners or {})
+        config = SmallConfig(subject, registry, folder, partners)
         self.accepted = Once(config.accepted, "no stages were accepted")
         self.fitting = Once(lambda: config.fitting(self.accepted()), "no schedule and sampler fit")
         self.trained = Once(self._train, "the training failed")

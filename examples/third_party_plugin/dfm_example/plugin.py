@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Annotated
 
 from dfm_core.plugins import (
+    AutoencoderSpec,
     BackboneSpec,
-    ComponentSpec,
     DatasetSpec,
     DecompositionSpec,
     Options,
@@ -171,10 +171,10 @@ def dfm_timestep_samplers() -> list[TimestepSamplerSpec]:
 
 
 @hookimpl
-def dfm_autoencoders() -> list[ComponentSpec]:
+def dfm_autoencoders() -> list[AutoencoderSpec]:
     """List the autoencoders."""
     return [
-        ComponentSpec(
+        AutoencoderSpec(
             name="orthogonal",
             summary="Patches as channels, turned by a fixed random rotation; decoding turns them back.",
             factory="dfm_example.orthogonal:Orthogonal",
