@@ -2,7 +2,8 @@
 
     python benchmarks/trainer_overhead.py --blocks 80
 
-The trainer runs as users run it (progress, metrics.jsonl, TensorBoard). Between its blocks of steps, while it waits for
+The trainer runs as users run it (progress, metrics.jsonl, TensorBoard; losses by t, gradient norms of parameter groups
+and utilisation among the numbers, which the bare loop has not). Between its blocks of steps, while it waits for
 its next batch, two identical bare loops are timed: the ratio of those two says what can be measured now.
 """
 
@@ -22,7 +23,9 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from dfm_core.config.settings import LoggingSettings, TrainingSettings
+from dfm_core.interfaces.timestep_sampler import TimestepDraw
 from dfm_core.loss_report import LossReport
+from dfm_core.objective import sums_by_t
 from dfm_core.randomness import BatchRandomness
 from dfm_core.training.progress import RichReporter
 from dfm_core.training.run_directory import RunDirectory
@@ -43,15 +46,21 @@ def network() -> nn.Module:
 
 @dataclass
 class Denoise:
-    """Mean squared error of denoising."""
+    """Mean squared error of denoising. reports: also its parts, by t, as the objective of a real run."""
 
     module: nn.Module
+    reports: bool
 
     def __call__(self, batch: dict[str, Tensor], randomness: BatchRandomness) -> LossReport:
         x = batch["image"]
         noise = torch.randn(x.shape, generator=randomness.own("noise", x.device), device=x.device)
-        loss = (self.module(x + noise) - x).square().mean()
-        return LossReport(loss, loss.detach().expand(2, len(PARTS)), PARTS)
+        errors = (self.module(x + noise) - x).square().flatten(1).mean(1)
+        if not self.reports:
+            return LossReport(errors.mean(), errors.new_zeros(2, 0), ())
+        t = torch.rand(len(x), len(PARTS), generator=randomness.shared("timesteps")).to(x.device, non_blocking=True)
+        trained = t >= 0
+        by_t = sums_by_t(errors[:, None].expand_as(t), TimestepDraw(t, trained, trained))
+        return LossReport(errors.mean(), by_t.sum(2), PARTS, by_t)
 
 
 class BareLoop:
@@ -60,7 +69,7 @@ class BareLoop:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.module = network().to(device)
-        self.objective = Denoise(self.module)
+        self.objective = Denoise(self.module, reports=False)
         self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-4, fused=True)
         self.average = [parameter.detach().clone() for parameter in self.module.parameters()]
         self.step = 0
@@ -113,9 +122,10 @@ def measure(blocks: int, device: torch.device, folder: Path) -> InterleavedData:
     """Train for `blocks` measured blocks and one more to warm up."""
     data = InterleavedData((BareLoop(device), BareLoop(device)), device)
     module = network()
+    names = [name for name, _ in module.named_parameters()]
     Trainer(
         module=module,
-        objective=Denoise(module),
+        objective=Denoise(module, reports=True),
         data=data,
         settings=TrainingSettings(
             max_steps=(blocks + 1) * BLOCK + 1, batch_size=BATCH, ema_decay=DECAY, precision="float32"
@@ -125,6 +135,8 @@ def measure(blocks: int, device: torch.device, folder: Path) -> InterleavedData:
         device=device,
         seed=0,
         snapshot={},
+        parameter_groups={f"layer_{i}": [n for n in names if n.startswith(f"layers.{i}.")] for i in range(DEPTH)},
+        flops=10**9,
         reporter=RichReporter(Console(file=io.StringIO(), force_terminal=True)),
     ).train()
     return data

@@ -125,14 +125,16 @@ class Assembler:
         data: DataDescription,
         statistics: StageStatistics | None,
         device: torch.device,
-        images: Iterable[torch.Tensor] = (),
+        batches: Iterable[Mapping[str, torch.Tensor]] = (),
     ) -> Composition:
-        """Make everything but the data set. statistics: known ones, or None to estimate them from batches of images."""
+        """Make everything but the data set. statistics: known ones, or None to estimate them from batches of data."""
         autoencoder = self.autoencoder(data.channels, device)
         decomposition = self.decomposition(autoencoder)
+        check_latents(data, autoencoder, decomposition)
         layout = stage_layout(decomposition)
         if statistics is None:
-            statistics = estimate_statistics(autoencoder, decomposition, (batch.to(device) for batch in images))
+            there = ({name: value.to(device) for name, value in batch.items()} for batch in batches)
+            statistics = estimate_statistics(autoencoder, decomposition, there)
         standardize = self.config.flow.standardize
         sigmas = statistics.sigmas(standardize)
         schedule: StageSchedule = self.make("stage_schedule", StageScheduleFacts(len(layout), sigmas))
@@ -172,6 +174,25 @@ def latent_sizes(stages: Sequence[Size], factor: int) -> tuple[Size, ...]:
         near = ",".join(format_size([max(1, round(n / factor)) * factor for n in size]) for size in stages)
         raise StageSizeError(f"stages {', '.join(wrong)}: the autoencoder divides by {factor}; {near} would work")
     return tuple(tuple(length // factor for length in size) for size in stages)
+
+
+def check_latents(data: DataDescription, autoencoder: Autoencoder, decomposition: Decomposition) -> None:
+    """Raise CompositionError if the data is latents of another autoencoder, or of another size than the stages'."""
+    if data.latents is None:
+        return
+    if data.latents.autoencoder != autoencoder.key:
+        raise CompositionError(
+            f"the data is latents made by the autoencoder {data.latents.autoencoder}, this run's is {autoencoder.key}; "
+            "use the autoencoder that made them, or encode the images again (dfm encode)"
+        )
+    expected = (autoencoder.channels, *decomposition.facts.stage_sizes[-1])
+    if data.latents.shape != expected:
+        factor = autoencoder.downsample_factor
+        made_of = format_size([length * factor for length in data.latents.shape[1:]])
+        raise CompositionError(
+            f"the data is latents {format_size(data.latents.shape)}, of images of {made_of} pixels, and the finest "
+            f"stage needs {format_size(expected)}; end the stages with {made_of}, or encode at another size"
+        )
 
 
 def stage_layout(decomposition: Decomposition) -> StageLayout:

@@ -10,6 +10,7 @@ import torch
 
 from dfm_core.errors import CompositionError
 from dfm_core.generation import GenerationStep, Guidance, generate
+from dfm_core.interfaces.dataset import StoredLatents
 from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageSchedule
 from dfm_core.interfaces.timestep_sampler import TimestepSampler
 from dfm_core.objective import FlowObjective
@@ -23,10 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DataDescription:
-    """What a model must know of the data it was trained on. channels: of its images. classes: names of its labels."""
+    """What a model must know of the data it was trained on.
+
+    channels: of its images. classes: names of its labels. latents: who made them, where the data is stored latents.
+    """
 
     channels: int
     classes: tuple[str, ...]
+    latents: StoredLatents | None = None
 
 
 @dataclass(frozen=True)
@@ -100,13 +105,26 @@ def snapshot(composition: Composition, providers: dict[str, dict[str, str]]) -> 
         "data": asdict(composition.data),
         "statistics": asdict(composition.statistics),
         "providers": providers,
+        "autoencoder": composition.space.autoencoder.key,
     }
 
 
 def data_from_snapshot(saved: Mapping[str, Any]) -> tuple[DataDescription, StageStatistics]:
     """Read back what `snapshot` wrote of the data."""
     data, statistics = saved["data"], saved["statistics"]
+    stored = data.get("latents")
+    latents = StoredLatents(stored["autoencoder"], tuple(stored["shape"])) if stored else None
     return (
-        DataDescription(data["channels"], tuple(data["classes"])),
+        DataDescription(data["channels"], tuple(data["classes"]), latents),
         StageStatistics(tuple(statistics["rms"]), tuple(statistics["std"]), statistics["num_images"]),
     )
+
+
+def check_autoencoder(saved: Mapping[str, Any], composition: Composition) -> None:
+    """Raise CompositionError if the autoencoder is no longer the one that a model was trained with."""
+    before, now = saved.get("autoencoder"), composition.space.autoencoder.key
+    if before not in (None, now):
+        raise CompositionError(
+            f"this model was trained with the autoencoder {before}, which is now {now}: its weights or options have "
+            "changed; put the former ones back"
+        )

@@ -67,6 +67,14 @@ class DeviceError(UsageError):
     """A device that this machine does not have."""
 
 
+class WorldError(UsageError):
+    """Processes that cannot train together: their number, their backend, or what each of them was asked for."""
+
+
+class LostProcessError(DFMError):
+    """Another process of the run has ended; this one cannot go on without it."""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'a', 'b'?" for the known names nearest to `name`, or an empty string."""
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)

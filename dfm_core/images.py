@@ -6,15 +6,16 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
 from einops import rearrange
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
 from dfm_core.errors import DataError, UnreadableSampleError
@@ -23,6 +24,9 @@ from dfm_core.stages import Size
 Pixels = NDArray[np.uint8]
 """(H, W, 3) or (H, W), 0…255."""
 
+# Formats that Pillow names and cannot decode by itself; EPS it would hand to another program (Ghostscript).
+_NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+_COMMON = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _ORIENTATION_TAG = 0x0112
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _TO_UPRIGHT = {
@@ -36,32 +40,52 @@ _TO_UPRIGHT = {
 }
 
 
-def read_image(path: str | Path, size: Size | None = None, position: tuple[float, float] = (0.5, 0.5)) -> Tensor:
+@cache
+def image_formats() -> tuple[str, ...]:
+    """Names of the formats that Pillow decodes by itself, in the order in which a file is tried for them."""
+    Image.init()
+    return tuple(sorted(Image.OPEN.keys() - _NOT_DECODED, key=lambda name: (name not in _COMMON, name)))
+
+
+@cache
+def image_endings() -> frozenset[str]:
+    """Endings of the files that `open_image` reads, lower case with their dot."""
+    return frozenset(e for e, name in Image.registered_extensions().items() if name in image_formats())
+
+
+def read_image(
+    source: str | Path | IO[bytes],
+    size: Size | None = None,
+    position: tuple[float, float] = (0.5, 0.5),
+    name: str | None = None,
+) -> Tensor:
     """Read an image file as (3, H, W) float32 in [-1, 1]: upright, sRGB, transparency over white, grey as RGB.
 
-    size: height × width to cover and crop to (see `fit_image`), None for the file's own. Raises UnreadableSampleError
-    naming the file.
+    source: a path, or an open file that `name` names. size: height × width to cover and crop to (see `fit_image`), None
+    for the file's own. Raises UnreadableSampleError naming the file.
     """
     if size is None:
-        return to_tensor(open_image(path))
-    return to_tensor(fit_image(open_image(path, shortest=2 * max(size)), size, position))
+        return to_tensor(open_image(source, name=name))
+    return to_tensor(fit_image(open_image(source, shortest=2 * max(size), name=name), size, position))
 
 
-def open_image(path: str | Path, shortest: int | None = None) -> Image.Image:
+def open_image(source: str | Path | IO[bytes], shortest: int | None = None, name: str | None = None) -> Image.Image:
     """Read an image file as an upright sRGB picture of mode RGB, transparency over white.
 
-    shortest: a JPEG may be decoded at a half, a quarter or an eighth while its short side stays at least this long.
-    Raises UnreadableSampleError naming the file, whatever is wrong with it.
+    source: a path, or an open file that `name` names. shortest: a JPEG may be decoded at a half, a quarter or an eighth
+    while its short side stays at least this long. Raises UnreadableSampleError naming the file, whatever is wrong with
+    it; so is a picture of more than 179 million pixels, which may be a trap.
     """
     try:
-        with Image.open(path) as file:
+        with Image.open(source, formats=image_formats()) as file:
             if shortest is not None:
                 file.draft(None, (shortest, shortest))
             file.load()
             return _upright(_as_rgb(file), _orientation(file))
     # Broken files make decoders raise anything: OSError, SyntaxError, ValueError, struct.error, DecompressionBombError.
     except Exception as error:
-        raise UnreadableSampleError(f"cannot read image {path}: {error or type(error).__name__}") from error
+        reason = "is in no known format" if isinstance(error, UnidentifiedImageError) else error or type(error).__name__
+        raise UnreadableSampleError(f"cannot read image {name or source}: {reason}") from error
 
 
 def fit_image(image: Image.Image, size: Size, position: tuple[float, float] = (0.5, 0.5)) -> Image.Image:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dfm_core.assembly import Assembler, Objects, check_schedule
-from dfm_core.composition import Composition, data_from_snapshot, snapshot
+from dfm_core.composition import Composition, check_autoencoder, data_from_snapshot, snapshot
 from dfm_core.config.plugin_files import with_plugin_files
 from dfm_core.config.run_config import RunConfig
 from dfm_core.config.settings import ComponentChoice
@@ -193,6 +193,7 @@ def load(
     assembler.check_providers(providers)
     data, statistics = data_from_snapshot(saved)
     composition = assembler.compose(data, statistics, resolve_device(device))
+    check_autoencoder(saved, composition)
     try:
         composition.model.backbone.load_state_dict(weights)
     except RuntimeError as error:

@@ -16,6 +16,9 @@ from dfm_core.randomness import BatchRandomness
 from dfm_core.stage_space import StageSpace
 from dfm_core.stages import Stages
 
+RANGES_OF_T = 10
+"""Into how many equal ranges of t the reported losses are split."""
+
 
 class FlowObjective:
     """The DFM loss of paper eq. 4.
@@ -44,17 +47,16 @@ class FlowObjective:
         return tuple(f"stage_{index + 1}" for index in range(self.space.decomposition.num_stages))
 
     def __call__(self, batch: dict[str, Tensor], randomness: BatchRandomness) -> LossReport:
-        """Return the loss of a batch {"image": (B, C, H, W), "label": (B,)} with the given randomness."""
-        data = self.space.to_stages(batch["image"])
-        device = data[0].device
+        """Return the loss of a batch {"image" or "latent": (B, C, H, W), "label": (B,)} with the given randomness."""
+        device = next(iter(batch.values())).device
+        data = self.space.batch_to_stages(batch, randomness.own("latents", device))
         draw = draw_timesteps(self.timestep_sampler, randomness, device)
         noise = draw_noise(data, randomness)
         noisy = tuple(interpolate(n, x, draw.t[:, s]) for s, (n, x) in enumerate(zip(noise, data, strict=True)))
         velocities = self.model(noisy, draw.t, draw.visible, self._conditioning(batch.get("label"), randomness))
         errors = stage_errors(velocities, [velocity_target(n, x) for n, x in zip(noise, data, strict=True)])
-        return LossReport(
-            masked_velocity_loss(errors, draw.trained), trained_means(errors, draw.trained), self.part_names
-        )
+        by_t = sums_by_t(errors, draw)
+        return LossReport(masked_velocity_loss(errors, draw.trained), by_t.sum(2), self.part_names, by_t)
 
     def _conditioning(self, label: Tensor | None, randomness: BatchRandomness) -> Conditioning:
         if label is None:
@@ -77,7 +79,11 @@ def draw_noise(like: Sequence[Tensor], randomness: BatchRandomness) -> Stages:
     return tuple(torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype) for x in like)
 
 
-def trained_means(errors: Tensor, trained: Tensor) -> Tensor:
-    """Sums (row 0) and counts (row 1) of each stage's errors over the samples in which it is trained, (2, S)."""
-    kept = torch.where(trained, errors.detach(), errors.new_zeros(()))
-    return torch.stack([kept.sum(0), trained.sum(0).to(errors.dtype)])
+def sums_by_t(errors: Tensor, draw: TimestepDraw) -> Tensor:
+    """Sums (row 0) and counts (row 1) of each stage's errors where it is trained, by its t, (2, S, RANGES_OF_T)."""
+    ranges = torch.arange(RANGES_OF_T, device=errors.device)
+    own = (draw.t * RANGES_OF_T).long().clamp(max=RANGES_OF_T - 1)
+    counted = (own[..., None] == ranges) & draw.trained[..., None]
+    # Selected, not multiplied: NaN · 0 is NaN.
+    sums = torch.where(counted, errors.detach()[..., None], 0).sum(0)
+    return torch.stack([sums, counted.sum(0).to(errors.dtype)])

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from dfm_core.assembly import Assembler, check_schedule, stage_layout
+from dfm_core.assembly import Assembler, check_latents, check_schedule, stage_layout
 from dfm_core.composition import DataDescription
-from dfm_core.interfaces.backbone import Backbone, Conditioning
+from dfm_core.interfaces.backbone import Backbone
 from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageScheduleFacts
 from dfm_core.interfaces.timestep_sampler import TimestepSamplerFacts
+from dfm_core.network_facts import mean_square, meta_batch
 from dfm_core.stages import StageLayout, format_size
 
 FLOAT_BYTES = 4
@@ -51,7 +52,9 @@ def plan_training(assembler: Assembler, data: DataDescription) -> TrainingPlan:
     """Make everything but the weights (on the meta device), see that it fits together, and count."""
     config = assembler.config
     autoencoder = assembler.autoencoder(data.channels, torch.device("cpu"))
-    layout = stage_layout(assembler.decomposition(autoencoder))
+    decomposition = assembler.decomposition(autoencoder)
+    check_latents(data, autoencoder, decomposition)
+    layout = stage_layout(decomposition)
     grid = plan_generation(assembler, layout)
     with torch.device("meta"):
         backbone = assembler.backbone(layout, data)
@@ -82,10 +85,7 @@ def plan_generation(assembler: Assembler, layout: StageLayout) -> ScheduleGrid:
 
 def measure_step(backbone: Backbone, layout: StageLayout, batch: int, data: DataDescription) -> tuple[int, int]:
     """FLOPs of forward and backward, and bytes that autograd keeps in between, for a batch on the meta device."""
-    noisy = tuple(torch.empty(batch, *s.shape, device="meta") for s in layout)
-    t = torch.empty(batch, len(layout), device="meta")
-    visible = torch.empty(batch, len(layout), device="meta", dtype=torch.bool)
-    label = torch.empty(batch, device="meta", dtype=torch.int64) if data.classes else None
+    arguments = meta_batch(layout, batch, bool(data.classes))
     kept: dict[Any, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -96,6 +96,6 @@ def measure_step(backbone: Backbone, layout: StageLayout, batch: int, data: Data
     weights = {p.untyped_storage()._cdata for p in backbone.parameters()}
     with FlopCounterMode(display=False) as counter:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            velocities = backbone(noisy, t, visible, Conditioning(label))
-        torch.stack([v.square().mean() for v in velocities]).sum().backward()
+            velocities = backbone(*arguments)
+        mean_square(velocities).backward()
     return int(counter.get_total_flops()), sum(size for key, size in kept.items() if key not in weights)

@@ -1,12 +1,9 @@
-"""Pictures of what the method does: a decomposition's stages, a schedule's timesteps. matplotlib, written to a file."""
+"""Pictures of what the method does: a decomposition's stages, a schedule's timesteps."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +11,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from dfm_core.errors import DFMError, UsageError, suggest
+from dfm_core.figures import DPI, new_figure
 from dfm_core.interfaces.stage_schedule import ScheduleGrid
 from dfm_core.stages import StageLayout, Stages, format_size
 
@@ -24,51 +21,8 @@ if TYPE_CHECKING:
 Picture = np.ndarray[Any, Any]
 """(H, W, 3), 0 to 1."""
 
-DPI = 120
 SMALLEST_PANEL, LARGEST_PANEL, WIDEST_SHEET = 3.1, 7.0, 24.0
 """Width of a contact sheet's panels and of the whole sheet, in inches."""
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """Return a figure of a size in inches, without the global state of pyplot and without a display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def check_picture_path(path: Path) -> None:
-    """Raise UsageError unless a figure can be written to `path`: no folder, and a format that there is."""
-    from matplotlib.backend_bases import FigureCanvasBase
-
-    formats = FigureCanvasBase.get_supported_filetypes()
-    ending = path.suffix.lstrip(".").lower()
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder; expected the name of a picture to write, such as {path / 'picture.png'}")
-    if ending and ending not in formats:
-        raise UsageError(
-            f"{path}: pictures of the format {ending!r} cannot be written.{suggest(ending, formats)} Use .png"
-        )
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG (or by the path's ending), under its final name only when complete.
-
-    Raises UsageError for a path that does not do, DFMError if writing fails.
-    """
-    check_picture_path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(partial, dpi=DPI, format=path.suffix.lstrip(".").lower() or "png")
-        os.replace(partial, path)
-    except OSError as error:
-        raise DFMError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def plot_schedule(grid: ScheduleGrid, title: str = "") -> Figure:

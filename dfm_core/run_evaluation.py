@@ -16,6 +16,7 @@ from dfm_core.images import make_grid, save_png
 from dfm_core.interfaces.dataset import Dataset
 from dfm_core.randomness import BatchRandomness, derive_generator, derive_seed
 from dfm_core.training.data import UnreadableSamples, load_batch
+from dfm_core.training.order import EpochOrder
 
 STATISTICS_BATCH = 16
 
@@ -34,13 +35,19 @@ class SkippedSamples:
             self._warn(message)
 
     @property
-    def count(self) -> int:
-        """How many samples were found to be unreadable."""
-        return len(self._messages)
+    def messages(self) -> list[str]:
+        """What was passed on: one message a sample, sorted."""
+        return sorted(self._messages)
 
 
 def fixed_choice(dataset: Dataset, count: int) -> list[int]:
-    """Indices of at most `count` samples, the same for the same data and seed, drawn over the whole of it."""
+    """Indices of at most `count` samples, the same for the same data and seed.
+
+    Drawn over the whole of it, or from `shuffle_window` of its shards, where it has any.
+    """
+    if dataset.shard_lengths() is not None:
+        # All shards may be far away and large.
+        return EpochOrder(dataset, derive_seed(dataset.facts.seed, "fixed choice")).indices(0, 0, count)
     # Not the first ones: folders are sorted by class.
     generator = derive_generator(dataset.facts.seed, "fixed choice")
     return torch.randperm(len(dataset), generator=generator)[:count].tolist()
@@ -48,16 +55,19 @@ def fixed_choice(dataset: Dataset, count: int) -> list[int]:
 
 def statistics_batches(
     dataset: Dataset, num_images: int, warn: Callable[[str], None] | None = None
-) -> Iterator[Tensor]:
-    """The images from which stage statistics are estimated, batch by batch. warn: told of unreadable ones."""
+) -> Iterator[dict[str, Tensor]]:
+    """The samples from which stage statistics are estimated, batch by batch. warn: told of unreadable ones."""
     indices = fixed_choice(dataset, num_images)
     unreadable = UnreadableSamples(len(dataset), warn)
     for start in range(0, len(indices), STATISTICS_BATCH):
-        yield load_batch(dataset, indices[start : start + STATISTICS_BATCH], unreadable=unreadable)["image"]
+        yield load_batch(dataset, indices[start : start + STATISTICS_BATCH], unreadable=unreadable)
 
 
-def save_sample_grid(composition: Composition, path: Path) -> None:
-    """Generate the run's own samples, always from the same noise, and write them as one picture."""
+def save_sample_grid(composition: Composition, path: Path | None) -> None:
+    """Generate the run's own samples, always from the same noise, and write them as one picture; None: write nothing.
+
+    With several processes all of them generate, since they may share the network, and one writes.
+    """
     sampling = composition.config.sampling
     classes = len(composition.data.classes)
     images = []
@@ -65,7 +75,8 @@ def save_sample_grid(composition: Composition, path: Path) -> None:
         indices = range(first, min(first + sampling.batch_size, sampling.num))
         labels = [index % classes for index in indices] if classes else None
         images.append(generate_images(composition.generate(indices, labels, seed=composition.config.seed)).cpu())
-    save_png(path, make_grid(torch.cat(images), grid_columns(sampling.num, min(classes, sampling.num))))
+    if path is not None:
+        save_png(path, make_grid(torch.cat(images), grid_columns(sampling.num, min(classes, sampling.num))))
 
 
 def validation(

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dfm_core.assembly import Assembler, Objects
-from dfm_core.composition import Composition, DataDescription, data_from_snapshot, snapshot
+from dfm_core.composition import Composition, DataDescription, check_autoencoder, data_from_snapshot, snapshot
 from dfm_core.config.resolve import read_config
-from dfm_core.devices import resolve_device
 from dfm_core.errors import CheckpointError, CompositionError, DataError, UsageError
 from dfm_core.interfaces.dataset import Dataset
 from dfm_core.model import read_weights
+from dfm_core.network_facts import parameter_groups, training_flops
 from dfm_core.run_evaluation import SkippedSamples, save_sample_grid, statistics_batches, validation
+from dfm_core.run_processes import check_data, compose_alike, joined_processes, newest_checkpoint, reporter_of
+from dfm_core.run_status import check_not_training, recorded_status
 from dfm_core.solvers import make_solver
 from dfm_core.stages import format_size
-from dfm_core.training.checkpoint import Checkpoint, load_newest
+from dfm_core.training.checkpoint import Checkpoint
 from dfm_core.training.data import BatchStream
-from dfm_core.training.progress import QuietReporter, Reporter
+from dfm_core.training.distributed import World
+from dfm_core.training.progress import Reporter
 from dfm_core.training.run_directory import RunDirectory
+from dfm_core.training.sinks import check_sinks
 from dfm_core.training.trainer import Trainer, TrainingResult
 
 if TYPE_CHECKING:
@@ -48,7 +53,7 @@ def describe_data(dataset: Dataset) -> DataDescription:
     """What a model must know of a data set. Raises DataError if it is empty."""
     if len(dataset) == 0:
         raise DataError("the training data is empty; expected at least one sample")
-    return DataDescription(dataset.channels, dataset.classes)
+    return DataDescription(dataset.channels, dataset.classes, dataset.latents)
 
 
 def start_run(
@@ -62,25 +67,29 @@ def start_run(
 ) -> FinishedRun:
     """Train a new run. init_from: a run or an exported model whose weights it begins with.
 
-    announce(run folder, composition) is called when everything is made and the first step is next.
+    announce(run folder, composition) is called when everything is made and the first step is next. Where torchrun
+    started several processes, all of them call this.
     """
+    began = time.monotonic()
     output = Path(config.output) if config.output else None
     if output is not None:
         RunDirectory.check_new(output)  # before the data is read, not after
-    device = resolve_device(config.device)
-    reporter = reporter or QuietReporter()
+    check_sinks(config.logging.sinks)
     assembler = Assembler(config, registry, objects)
-    dataset = assembler.dataset()
-    data = describe_data(dataset)
-    check_sampling(config, data)
-    skipped = SkippedSamples(reporter.warn)
-    images = statistics_batches(dataset, config.flow.statistics_images, skipped)
-    composition = assembler.compose(data, None, device, images)
-    if init_from is not None:
-        initialise_from(composition, init_from, reporter)
-    run = RunDirectory.create(output, config.name or default_name(config))
-    run.write_config(config.model_dump(mode="json"))
-    return _train(run, assembler, composition, dataset, None, reporter, skipped, announce)
+    with joined_processes(assembler) as world:
+        reporter = reporter_of(world, reporter)
+        dataset = assembler.dataset()
+        check_data(world, dataset)
+        data = describe_data(dataset)
+        check_sampling(config, data)
+        skipped = SkippedSamples(reporter.warn)
+        batches = statistics_batches(dataset, config.flow.statistics_images, skipped)
+        composition = compose_alike(world, assembler, data, batches)
+        if init_from is not None:
+            initialise_from(composition, init_from, reporter)
+        name = config.name or default_name(config)
+        run = RunDirectory(Path(world.once(lambda: str(RunDirectory.create(output, name).path))))
+        return _train(world, run, assembler, composition, dataset, None, reporter, skipped, announce, began)
 
 
 def resume_run(
@@ -94,34 +103,46 @@ def resume_run(
 ) -> FinishedRun:
     """Go on with the run at `path` from its newest complete checkpoint, under `config` (checked by the caller).
 
-    An `output` other than the run's own is a new folder: the run goes on there, and what lies at `path` stays.
+    An `output` other than the run's own is a new folder: the run goes on there, and what lies at `path` stays. Where
+    torchrun started several processes, all of them call this; the run may have had another number of them.
     """
-    reporter = reporter or QuietReporter()
+    began = time.monotonic()
     run = RunDirectory.open(path)
-    checkpoint, passed_over = load_newest(path)
-    for message in passed_over:
-        reporter.warn(message)
-    if config.training.max_steps < checkpoint.step:
-        raise UsageError(
-            f"{path} has {checkpoint.step} finished steps, expected a --max-steps (training.max_steps) of at least "
-            f"that, got {config.training.max_steps}"
-        )
-    target = new_output(run, config, registry)
+    check_not_training(run)
+    check_sinks(config.logging.sinks)
     assembler = Assembler(config, registry, objects)
-    saved = checkpoint.state
-    assembler.check_providers(saved["providers"])
-    data, statistics = data_from_snapshot(saved)
-    composition = assembler.compose(data, statistics, resolve_device(config.device))
-    dataset = assembler.dataset()
-    if describe_data(dataset) != data:
-        raise CheckpointError(
-            f"{path} was trained on classes {data.classes}, the data now has {dataset.classes}; "
-            "restore the data that it was trained on, or begin a new run with --init-from"
-        )
-    if target is not None:
-        run, checkpoint = continue_elsewhere(run, checkpoint, target)
-    run.write_config(config.model_dump(mode="json"))
-    return _train(run, assembler, composition, dataset, checkpoint, reporter, SkippedSamples(reporter.warn), announce)
+    with joined_processes(assembler) as world:
+        reporter = reporter_of(world, reporter)
+        checkpoint = newest_checkpoint(world, path, reporter)
+        if config.training.max_steps < checkpoint.step:
+            raise UsageError(
+                f"{path} has {checkpoint.step} finished steps, expected a --max-steps (training.max_steps) of at least "
+                f"that, got {config.training.max_steps}"
+            )
+        target = world.once(lambda: new_output(run, config, registry))
+        saved = checkpoint.state
+        assembler.check_providers(saved["providers"])
+        data, statistics = data_from_snapshot(saved)
+        composition = assembler.compose(data, statistics, world.device)
+        check_autoencoder(saved, composition)
+        dataset = assembler.dataset()
+        check_data(world, dataset)
+        check_same_data(path, data, describe_data(dataset))
+        if target is not None:
+            run, checkpoint = continue_elsewhere(world, run, checkpoint, Path(target))
+        skipped = SkippedSamples(reporter.warn)
+        return _train(world, run, assembler, composition, dataset, checkpoint, reporter, skipped, announce, began)
+
+
+def check_same_data(path: Path, before: DataDescription, now: DataDescription) -> None:
+    """Raise CheckpointError if the data is no longer what the run at `path` was trained on, naming what differs."""
+    for name in ("classes", "channels", "latents"):
+        old, new = getattr(before, name), getattr(now, name)
+        if old != new:
+            raise CheckpointError(
+                f"{path} was trained on {name} {old}, the data now has {new}; "
+                "restore the data that it was trained on, or begin a new run with --init-from"
+            )
 
 
 def check_sampling(config: RunConfig, data: DataDescription) -> None:
@@ -134,28 +155,35 @@ def check_sampling(config: RunConfig, data: DataDescription) -> None:
         )
 
 
-def new_output(run: RunDirectory, config: RunConfig, registry: Registry) -> Path | None:
+def new_output(run: RunDirectory, config: RunConfig, registry: Registry) -> str | None:
     """Folder in which the run is to go on, None for where it lies. Raises UsageError if something is there."""
     before = read_config(run.config, registry).config.output
     if config.output is None or config.output == before or Path(config.output).resolve() == run.path.resolve():
         return None
     RunDirectory.check_new(Path(config.output))
-    return Path(config.output)
+    return config.output
 
 
-def continue_elsewhere(run: RunDirectory, checkpoint: Checkpoint, target: Path) -> tuple[RunDirectory, Checkpoint]:
-    """Copy what a run needs to go on (its checkpoint and its log) to the new folder `target`."""
-    new = RunDirectory.create(target)
-    path = new.path / checkpoint.path.relative_to(run.path)
-    shutil.copytree(checkpoint.path, path)
-    if run.metrics.exists():
-        shutil.copyfile(run.metrics, new.metrics)
-    if run.tensorboard.exists():
-        shutil.copytree(run.tensorboard, new.tensorboard)
-    return new, Checkpoint(path, checkpoint.state)
+def continue_elsewhere(
+    world: World, run: RunDirectory, checkpoint: Checkpoint, target: Path
+) -> tuple[RunDirectory, Checkpoint]:
+    """Copy what a run needs to go on (its checkpoint and its log) to the new folder `target`, once for all."""
+    path = target / checkpoint.path.relative_to(run.path)
+
+    def copy() -> None:
+        new = RunDirectory.create(target)
+        shutil.copytree(checkpoint.path, path)
+        if run.metrics.exists():
+            shutil.copyfile(run.metrics, new.metrics)
+        if run.tensorboard.exists():
+            shutil.copytree(run.tensorboard, new.tensorboard)
+
+    world.once(copy)
+    return RunDirectory(target), Checkpoint(path, checkpoint.state)
 
 
 def _train(
+    world: World,
     run: RunDirectory,
     assembler: Assembler,
     composition: Composition,
@@ -164,34 +192,59 @@ def _train(
     reporter: Reporter,
     skipped: SkippedSamples,
     announce: Callable[[Path, Composition], None] | None,
+    began: float,
 ) -> FinishedRun:
     config = assembler.config
     stream = BatchStream(
         dataset,
         config.training.batch_size,
         config.seed,
+        part=world.part(config.training.batch_size),
         workers=config.workers,
         pin_memory=composition.device.type == "cuda",
         warn=skipped,
     )
-    if announce is not None:
-        announce(run.path, composition)
-    trainer = Trainer(
-        module=composition.model.backbone,
-        objective=composition.objective(),
-        data=stream,
-        settings=config.training,
-        logging=config.logging,
-        run=run,
-        device=composition.device,
-        seed=config.seed,
-        snapshot=snapshot(composition, assembler.providers()),
-        on_samples=lambda step: save_sample_grid(composition, run.samples / f"step_{step:08d}.png"),
-        validate=validation(composition, assembler, skipped),
-        reporter=reporter,
-    )
-    training = trainer.train(start)
-    return FinishedRun(run.path, training, composition, start.step if start else 0, skipped.count)
+    if world.is_first:
+        run.write_config(config.model_dump(mode="json"))
+        if announce is not None:
+            announce(run.path, composition)
+    with recorded_status(run, world.is_first) as status:
+        trainer = Trainer(
+            module=composition.model.backbone,
+            objective=composition.objective(),
+            data=stream,
+            settings=config.training,
+            logging=config.logging,
+            run=run,
+            device=composition.device,
+            seed=config.seed,
+            snapshot=snapshot(composition, assembler.providers()),
+            on_samples=lambda step: save_sample_grid(
+                composition, run.samples / f"step_{step:08d}.png" if world.is_first else None
+            ),
+            validate=validation(composition, assembler, skipped),
+            reporter=reporter,
+            world=world,
+            blocks=composition.model.backbone.shardable_blocks(),
+            parameter_groups=parameter_groups(composition.model.backbone),
+            flops=count_flops(composition, reporter.warn) if config.logging.utilisation and world.is_first else None,
+            began=began,
+        )
+        training = trainer.train(start)
+        status.state = "interrupted" if training.interrupted else "finished"
+    unreadable = {message for messages in world.gather(skipped.messages) for message in messages}
+    return FinishedRun(run.path, training, composition, start.step if start else 0, len(unreadable))
+
+
+def count_flops(composition: Composition, warn: Callable[[str], None]) -> int | None:
+    """FLOPs of forward and backward of a step, over all processes; None, with a warning, if they cannot be counted."""
+    backbone, size = composition.model.backbone, composition.config.training.batch_size
+    try:
+        return training_flops(backbone, composition.layout, size, bool(composition.data.classes))
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        warn(f"the network's FLOPs cannot be counted ({reason}), so its utilisation is not logged")
+        return None
 
 
 def initialise_from(composition: Composition, source: Path, reporter: Reporter | None = None) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from dfm_core.errors import CompositionError
 from dfm_core.interfaces.autoencoder import Autoencoder
 from dfm_core.interfaces.decomposition import Decomposition
 from dfm_core.preconditioning import SIGMA_FLOOR
@@ -37,7 +38,7 @@ class StageStatistics:
 
 
 class StageSpace:
-    """The way from images to stages and back.
+    """The way from images, or from their stored latents, to stages and back.
 
     scales: divisor of each stage before noising (1 where not standardised).
     """
@@ -48,11 +49,30 @@ class StageSpace:
         self.scales = tuple(scales)
 
     @torch.no_grad()
-    def to_stages(self, images: Tensor) -> Stages:
-        """Encode, decompose and scale images (B, C, H, W) in [-1, 1]. Runs in float32, whatever the network runs in."""
-        with torch.autocast(images.device.type, enabled=False):
-            stages = self.decomposition.decompose(self.autoencoder.encode(images))
+    def to_stages(self, images: Tensor, generator: torch.Generator | None = None) -> Stages:
+        """Encode, decompose and scale images (B, C, H, W) in [-1, 1]. Runs in float32, whatever the network runs in.
+
+        generator: on the images' device, for autoencoders that draw latents in training; None encodes to the mean.
+        """
+        return self.latents_to_stages(encode_images(self.autoencoder, images, generator))
+
+    @torch.no_grad()
+    def latents_to_stages(self, latents: Tensor) -> Stages:
+        """Decompose and scale latents (B, C, H, W), in float32."""
+        with torch.autocast(latents.device.type, enabled=False):
+            stages = self.decomposition.decompose(latents)
         return tuple(s if scale == 1 else s / scale for s, scale in zip(stages, self.scales, strict=True))
+
+    def batch_to_stages(self, batch: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Stages:
+        """Stages of a batch with "image" (B, C, H, W) in [-1, 1] or "latent" (B, C, H, W); `to_stages` says the rest.
+
+        Raises CompositionError for a batch with neither.
+        """
+        if "latent" in batch:
+            return self.latents_to_stages(batch["latent"])
+        if "image" in batch:
+            return self.to_stages(batch["image"], generator)
+        raise CompositionError(f"expected a batch with images or latents, got {', '.join(sorted(batch))}")
 
     @torch.no_grad()
     def to_images(self, stages: Sequence[Tensor]) -> Tensor:
@@ -62,16 +82,28 @@ class StageSpace:
             return self.autoencoder.decode(self.decomposition.recompose(unscaled))
 
 
+@torch.no_grad()
+def encode_images(autoencoder: Autoencoder, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Latents of images (B, C, H, W), without autocast. generator: see `StageSpace.to_stages`."""
+    with torch.autocast(images.device.type, enabled=False):
+        if generator is None or not autoencoder.stochastic:
+            return autoencoder.encode(images)
+        factor = autoencoder.downsample_factor
+        shape = (len(images), autoencoder.channels, *(length // factor for length in images.shape[2:]))
+        return autoencoder.draw(images, torch.randn(shape, generator=generator, device=images.device))
+
+
 def estimate_statistics(
-    autoencoder: Autoencoder, decomposition: Decomposition, batches: Iterable[Tensor]
+    autoencoder: Autoencoder, decomposition: Decomposition, batches: Iterable[Mapping[str, Tensor]]
 ) -> StageStatistics:
-    """Measure the stages of batches of images (B, C, H, W). Sums in float64, on the CPU."""
+    """Measure the stages of batches, as `StageSpace.batch_to_stages` takes them. Sums in float64, on the CPU."""
     space = StageSpace(autoencoder, decomposition, (1.0,) * decomposition.num_stages)
     sums = torch.zeros(3, decomposition.num_stages, dtype=torch.float64)  # count, sum, sum of squares
     num_images = 0
-    for images in batches:
-        num_images += len(images)
-        for index, stage in enumerate(space.to_stages(images)):
+    for batch in batches:
+        stages = space.batch_to_stages(batch)
+        num_images += len(stages[0])
+        for index, stage in enumerate(stages):
             values = stage.double()
             sums[:, index] += torch.stack(
                 [values.new_tensor(values.numel()), values.sum(), values.square().sum()]

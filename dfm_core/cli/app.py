@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Literal
@@ -15,9 +16,13 @@ from typer.main import get_command
 
 from dfm_core.cli import config, plugins
 from dfm_core.cli.decompose import decompose
+from dfm_core.cli.encode import encode
 from dfm_core.cli.env import env
 from dfm_core.cli.export import export
-from dfm_core.cli.output import error, output_session, warning
+from dfm_core.cli.launch import hand_to_launcher, is_first_process, remember_arguments
+from dfm_core.cli.output import error, output_options, output_session, warning
+from dfm_core.cli.plot import plot
+from dfm_core.cli.runs import runs
 from dfm_core.cli.sample import sample
 from dfm_core.cli.schedule import schedule
 from dfm_core.cli.train import train
@@ -55,7 +60,7 @@ def _top(
     pass
 
 
-for _command in (train, sample, decompose, schedule, export, env):
+for _command in (train, sample, encode, decompose, schedule, runs, plot, export, env):
     app.command()(_command)
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(config.app, name="config")
@@ -68,17 +73,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _tolerate_narrow_encodings()
     with output_session(), _warnings_of_the_library():
         try:
+            remember_arguments(sys.argv[1:] if arguments is None else arguments)
             get_command(app)(args=arguments, prog_name="dfm")
         except SystemExit as done:
             return _exit_code(done)
         except DFMError as failure:
-            error(str(failure), failure)
-            return failure.exit_code
+            return _fail(str(failure), failure, failure.exit_code)
         except KeyboardInterrupt:
             return INTERRUPTED
         except Exception as failure:
-            error(_unforeseen(failure), failure)
-            return 1
+            return _fail(_unforeseen(failure), failure, 1)
     return 0
 
 
@@ -96,6 +100,15 @@ def _warnings_of_the_library() -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
+
+
+def _fail(message: str, failure: Exception, exit_code: int) -> int:
+    if not hand_to_launcher(message, failure, exit_code):
+        process = "" if is_first_process() else f"process {os.environ['RANK']}: "
+        error(process + message, failure)
+    elif output_options().debug:
+        traceback.print_exception(failure)
+    return exit_code
 
 
 def _tolerate_narrow_encodings() -> None:

@@ -40,10 +40,11 @@ def decompose(
         raise UsageError(
             f"a picture has two dimensions, expected stages like 48x64,96x128; got {write_stages(config.stages)}"
         )
+    from dfm_core.figures import check_picture_path, save_figure
     from dfm_core.images import read_image
     from dfm_core.inspection import inspect_decomposition
     from dfm_core.interfaces.decomposition import DecompositionFacts
-    from dfm_core.plots import check_picture_path, plot_decomposition, save_figure
+    from dfm_core.plots import plot_decomposition
     from dfm_core.plugins.registry import default_registry
 
     check_picture_path(path)

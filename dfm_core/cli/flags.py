@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
     from dfm_core.config.run_config import RunConfig
 
 PANEL = "Configuration"
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # one letter is a drive
 
 
-def _flag(help_text: str, metavar: str, *names: str) -> Any:
+def _flag(help_text: str, metavar: str | None, *names: str) -> Any:
     return typer.Option(*names, help=help_text, metavar=metavar, rich_help_panel=PANEL, show_default=False)
 
 
@@ -36,10 +38,15 @@ class ConfigFlags:
     timestep_sampler: Annotated[str | None, _flag("Timesteps of a training batch.", "NAME")] = None
     autoencoder: Annotated[str | None, _flag("Between pixels and latents.", "NAME")] = None
     dataset: Annotated[str | None, _flag("The data set.", "NAME")] = None
-    data: Annotated[Path | None, _flag("Folder or file of the data.", "PATH")] = None
+    data: Annotated[str | None, _flag("Folder, file or URL of the data.", "PATH")] = None
     max_steps: Annotated[int | None, _flag("Optimiser steps in all.", "N")] = None
+    max_minutes: Annotated[float | None, _flag("Minutes after which to stop, with a checkpoint.", "N")] = None
     batch_size: Annotated[int | None, _flag("Images per optimiser step.", "N")] = None
     output: Annotated[str | None, _flag("Folder of the run.", "PATH")] = None
+    parallel: Annotated[
+        str | None, _flag("With several processes: ddp (a copy of the network in each) or fsdp (a shard).", "NAME")
+    ] = None
+    compile: Annotated[bool | None, _flag("Compile the network.", None, "--compile/--no-compile")] = None
     seed: Annotated[int | None, _flag("Seed of everything that is random.", "N")] = None
     device: Annotated[str | None, _flag("auto, cpu, cuda, cuda:N or mps.", "DEVICE")] = None
     config: Annotated[list[Path] | None, _flag("YAML file; may be repeated, later ones win.", "FILE")] = None
@@ -59,7 +66,10 @@ KEYS = {
     "dataset": "dataset.name",
     "data": "dataset.options.path",
     "max_steps": "training.max_steps",
+    "max_minutes": "training.max_minutes",
     "batch_size": "training.batch_size",
+    "parallel": "training.parallel",
+    "compile": "training.compile",
     "output": "output",
     "seed": "seed",
     "device": "device",
@@ -73,8 +83,7 @@ def config_request(flags: ConfigFlags, base: Path | None = None) -> ConfigReques
 
     given = {name: getattr(flags, name) for name in KEYS}
     if flags.data is not None:
-        # A run may go on from another working directory.
-        given["data"] = os.path.abspath(flags.data.expanduser())
+        given["data"] = _whole_address(flags.data)
     return ConfigRequest(
         base=base,
         data=flags.data is not None,
@@ -85,6 +94,11 @@ def config_request(flags: ConfigFlags, base: Path | None = None) -> ConfigReques
             Flag(f"--{name.replace('_', '-')}", KEYS[name], value) for name, value in given.items() if value is not None
         ),
     )
+
+
+def _whole_address(data: str) -> str:
+    """Make a path absolute, since a run may go on from another working directory; leave a URL as it is."""
+    return data if _SCHEME.match(data) else os.path.abspath(os.path.expanduser(data))
 
 
 def resolve_flags(flags: ConfigFlags, base: Path | None = None) -> ResolvedConfig:

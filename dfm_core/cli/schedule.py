@@ -40,8 +40,9 @@ def schedule(
     One line a step, one column a stage: t is 0 for noise and 1 for data; a dash where the stage is not visible yet.
     """
     config = resolve_flags(flags).config
+    from dfm_core.figures import check_picture_path, save_figure
     from dfm_core.interfaces.stage_schedule import StageScheduleFacts
-    from dfm_core.plots import check_picture_path, plot_schedule, save_figure
+    from dfm_core.plots import plot_schedule
     from dfm_core.plugins.registry import default_registry
 
     if plot is not None:

@@ -10,6 +10,7 @@ import typer
 
 from dfm_core.cli.command import Json, command
 from dfm_core.cli.flags import ConfigFlags, config_request, plugin_flags, resolve_flags
+from dfm_core.cli.launch import Nproc, is_first_process, is_launcher, launch, number_of_processes
 from dfm_core.cli.numbers import write_amount, write_bytes
 from dfm_core.cli.output import console, info, output_options, print_json, print_table
 from dfm_core.errors import ConfigError, UsageError
@@ -33,6 +34,7 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan (shapes, parameters, memory, FLOPs) and stop.")
     ] = False,
+    nproc: Nproc = None,
     json: Json = False,
 ) -> None:
     """Train a model.
@@ -41,16 +43,19 @@ def train(
     """
     if resume is not None and init_from is not None:
         raise UsageError("--resume goes on with a run and --init-from begins a new one: give one of them")
+    if is_launcher(nproc) and nproc is not None and not dry_run:
+        raise typer.Exit(launch(nproc))
     config = resolve_flags(flags).config if resume is None else resumed_config(resume, flags)
     if dry_run:
         show_plan(config, json)
         return
     run = train_run(config, resume, init_from, json)
-    if json:
-        print_result(run)
-    else:
-        say_how_to_go_on(run)
-    if run.training.interrupted:
+    if is_first_process():
+        if json:
+            print_result(run)
+        else:
+            say_how_to_go_on(run)
+    if run.training.interrupted and not run.training.out_of_time:
         raise typer.Exit(INTERRUPTED)
 
 
@@ -77,7 +82,8 @@ def resumed_config(path: Path, flags: ConfigFlags) -> RunConfig:
 
 def train_run(config: RunConfig, resume: Path | None, init_from: Path | None, json: bool) -> FinishedRun:
     """Train to the end or to an interrupt. json: progress goes to stderr, stdout is for the result."""
-    info("preparing data and model …")
+    if is_first_process():
+        info("preparing data and model …")
     from dfm_core.plugins.registry import default_registry
     from dfm_core.runs import resume_run, start_run
     from dfm_core.training.progress import make_reporter
@@ -101,7 +107,9 @@ def announce(path: Path, composition: Composition) -> None:
     info(f"run {path}")
     info(f"{config.component('dataset').name}, {classes}; {steps}")
     info(f"{config.component('decomposition').name}, stages {sizes}")
-    info(f"{config.component('backbone').name}, {', '.join(described)}; on {composition.device}")
+    number = number_of_processes()
+    together = f", {number} processes ({config.training.parallel})" if number > 1 else ""
+    info(f"{config.component('backbone').name}, {', '.join(described)}; on {composition.device}{together}")
 
 
 def say_how_to_go_on(run: FinishedRun) -> None:
@@ -111,7 +119,8 @@ def say_how_to_go_on(run: FinishedRun) -> None:
     if run.unreadable:
         print(f"{run.unreadable} unreadable file{'s' * (run.unreadable != 1)} skipped")
     if training.interrupted:
-        print(f"stopped after step {training.step}; checkpoint {training.checkpoint}")
+        why = " (training.max_minutes)" if training.out_of_time else ""
+        print(f"stopped after step {training.step}{why}; checkpoint {training.checkpoint}")
         hints = [f"go on with:  dfm train --resume {run.path}{again}"]
     elif training.step == run.first_step:
         print(f"all {training.step} steps of this run were done before; it lies in {run.path}")

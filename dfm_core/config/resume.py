@@ -9,7 +9,12 @@ from dfm_core.config.resolve import flatten
 from dfm_core.config.run_config import RunConfig
 from dfm_core.errors import ConfigError
 
-CHANGEABLE = frozenset({"training.max_steps", "device", "workers", "output", "name"})
+CHANGEABLE = frozenset(
+    {
+        *("training.max_steps", "training.max_minutes", "training.checkpointing", "training.parallel"),
+        *("device", "workers", "output", "name"),
+    }
+)
 CHANGEABLE_SECTION = "logging."
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Section(BaseModel):
@@ -32,9 +32,12 @@ class FlowSettings(Section):
 
 
 class TrainingSettings(Section):
-    """The optimisation: what may not change when a run is resumed, except max_steps."""
+    """The optimisation; all but max_steps, max_minutes, checkpointing and parallel stays when a run is resumed."""
 
     max_steps: int = Field(10_000, ge=1, description="Optimiser steps in all.")
+    max_minutes: float | None = Field(
+        None, gt=0, description="Minutes after which a call stops, with a checkpoint; each call that goes on has as many."
+    )
     batch_size: int = Field(16, ge=1, description="Images per optimiser step, over all processes and accumulation.")
     accumulation: int = Field(1, ge=1, description="Micro-batches per optimiser step.")
     learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate.")
@@ -52,7 +55,20 @@ class TrainingSettings(Section):
         "auto", description="auto: bfloat16 on CUDA, else float32."
     )
     compile: bool = Field(False, description="Compile the network with torch.compile.")
+    checkpointing: Literal["none", "selective", "full"] = Field(
+        "none",
+        description="Activations computed again in the backward pass: all but those of matrix products and attention, "
+        "or all.",
+    )
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="With several processes: a copy of the network in each, or a shard of it."
+    )
     deterministic: bool = Field(False, description="Deterministic kernels on CUDA, for bit-for-bit claims there.")
+
+
+def split_names(value: object) -> object:
+    """Turn names in one text, separated by commas, into a list."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
 class LoggingSettings(Section):
@@ -60,6 +76,7 @@ class LoggingSettings(Section):
 
     log_every: int = Field(20, ge=1, description="Steps between lines of metrics.jsonl and TensorBoard.")
     checkpoint_every: int = Field(1000, ge=0, description="Steps between checkpoints.")
+    async_checkpoints: bool = Field(True, description="Write the checkpoints on the way while training goes on.")
     keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints that are kept.")
     sample_every: int = Field(1000, ge=0, description="Steps between sample grids.")
     validation_every: int = Field(
@@ -67,6 +84,14 @@ class LoggingSettings(Section):
     )
     validation_images: int = Field(512, ge=1, description="Validation images a loss is averaged over.")
     tensorboard: bool = Field(True, description="Write TensorBoard events.")
+    sinks: Annotated[tuple[Literal["wandb", "trackio"], ...], BeforeValidator(split_names)] = Field(
+        (), description="Where the numbers go besides: wandb, trackio (extra `log`)."
+    )
+    project: str = Field("dfm", min_length=1, description="Project of the run in the sinks.")
+    run_name: str | None = Field(None, min_length=1, description="Name of the run in the sinks; null for its folder's.")
+    utilisation: bool = Field(
+        True, description="Count the network's FLOPs and measure the device's matmul rate at the start, to log the share."
+    )
 
 
 class SamplingSettings(Section):

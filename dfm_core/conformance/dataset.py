@@ -117,6 +117,19 @@ def splits_are_disjoint(dataset: Dataset) -> Measurement:
     )
 
 
+@law("dataset")
+def shard_lengths_add_up(dataset: Dataset) -> Measurement:
+    """Where there are shards, their lengths are whole numbers from 0 on, whose sum is the length of the data set."""
+    lengths = dataset.shard_lengths()
+    if lengths is None:
+        return Measurement()
+    if not all(isinstance(length, int) and length >= 0 for length in lengths):
+        raise LawBroken(f"shard_lengths: expected integers from 0 on, got {lengths!r:.100}")
+    if sum(lengths) != len(dataset):
+        raise LawBroken(f"shard_lengths: expected {len(dataset)} samples in all, got {sum(lengths)}")
+    return Measurement(0, 0)
+
+
 def _check_tensor(dataset: Dataset, index: int, medium: str, value: object) -> float:
     """Return the largest magnitude of a sample's tensor, after checking its form."""
     if not isinstance(value, Tensor) or value.dtype != torch.float32:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
+import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
@@ -50,3 +55,33 @@ class Autoencoder(nn.Module, ABC):
 
         Any h and w: the previews of the coarser stages are decoded, too.
         """
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether training is to see latents from `draw` instead of those from `encode`."""
+        return False
+
+    def draw(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Latents from the distribution whose mean `encode` gives, where there is one; noise 0 gives the mean.
+
+        noise: standard normal, of the shape of the latents.
+        """
+        return self.encode(images)
+
+    @cached_property
+    def key(self) -> str:
+        """Name of the latent space: whoever has the same key can decode these latents.
+
+        Default: the class, and a hash of options and state; override it where options do not change the latents.
+        """
+        options = json.dumps(dict(self.options), sort_keys=True, default=str)
+        return f"{type(self).__name__}-{state_digest(self.state_dict(), options)}"
+
+
+def state_digest(state: Mapping[str, Tensor], *texts: str) -> str:
+    """Hash of tensors (names, types, shapes, bits; their order does not matter) and texts, 16 hexadecimal digits."""
+    digest = hashlib.blake2b("\0".join(texts).encode(), digest_size=8)
+    for name, tensor in sorted(state.items()):
+        digest.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

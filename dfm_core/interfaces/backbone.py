@@ -63,3 +63,18 @@ class Backbone(nn.Module, ABC):
     def describe(self) -> dict[str, str]:
         """Return facts worth showing in a plan, such as {"tokens": "16x16 = 256"}. Default: nothing."""
         return {}
+
+    def shardable_blocks(self) -> Sequence[nn.Module]:
+        """Return the parts that repeat, in the order in which they run: each called once a forward, as `block(...)`.
+
+        They are the units in which training on several GPUs splits the weights, and in which activations may be
+        computed again in the backward pass to save memory. Default: none.
+        """
+        return ()
+
+    def stage_parameters(self) -> Sequence[Sequence[nn.Parameter]]:
+        """Return for each stage the parameters that are its own (its way in, its head), for the log of their gradients.
+
+        Default: none; parameters that stages share belong to nobody.
+        """
+        return ()

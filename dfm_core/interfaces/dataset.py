@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from dfm_core.stages import Size
@@ -30,6 +30,17 @@ class DatasetFacts:
     seed: int
 
 
+@dataclass(frozen=True)
+class StoredLatents:
+    """What a data set of latents says of them.
+
+    autoencoder: `Autoencoder.key` of the one that made them. shape: (C, H, W) of each.
+    """
+
+    autoencoder: str
+    shape: tuple[int, ...]
+
+
 class Dataset(ABC):
     """Samples by index.
 
@@ -43,7 +54,15 @@ class Dataset(ABC):
         self.facts = facts
 
     channels: int = 3
-    """Channels of the images."""
+    """Channels of the images; of latents: of the images that they were made of."""
+
+    shuffle_window: int = 8
+    """Shards from which the samples of an epoch are mixed at any one time, where there are shards."""
+
+    @property
+    def latents(self) -> StoredLatents | None:
+        """Who made the latents that `load` returns; None where it returns images."""
+        return None
 
     @property
     @abstractmethod
@@ -61,3 +80,36 @@ class Dataset(ABC):
         Augmentation depends on (facts.seed, epoch, index) only. Raises UnreadableSampleError for a broken sample, which
         the loader skips, counts and names.
         """
+
+    def shard_lengths(self) -> tuple[int, ...] | None:
+        """Numbers of samples of the shards, whose samples follow each other in the indices; None without shards.
+
+        With it the order of an epoch stays within a window of `shuffle_window` shards at a time, so that few of them
+        need to be at hand.
+        """
+        return None
+
+
+SHARD_DESCRIPTION = "dataset.json"
+"""Name of the file beside tar shards that describes them: a `ShardDescription` as JSON."""
+
+
+class ShardDescription(BaseModel):
+    """What `dataset.json` says of the tar shards in its folder, so that they need not be opened to know it.
+
+    A shard holds samples as files of one key: `<key>.jpg` (or another image) or `<key>.latent.npy` (float16 or float32,
+    (C, H, W)), and where there are labels `<key>.cls`, the number of a class.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    shards: dict[str, NonNegativeInt] = Field(description="File name of each shard -> its number of samples.")
+    classes: tuple[str, ...] = Field(default=(), description="Names of the labels; empty without labels.")
+    channels: PositiveInt = Field(default=3, description="Channels of the images, before any autoencoder.")
+    size: tuple[PositiveInt, PositiveInt] | None = Field(
+        default=None, description="Height and width in pixels of the images that were encoded."
+    )
+    latent_shape: tuple[PositiveInt, ...] | None = Field(default=None, description="(C, H, W) of every latent.")
+    autoencoder: str | None = Field(
+        default=None, description="`Autoencoder.key` of the one that made the latents; null for images."
+    )

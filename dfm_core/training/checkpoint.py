@@ -4,7 +4,7 @@ RUN/checkpoints/step_00000100/
     weights.safetensors     state dict of the module
     ema.safetensors         the same with averaged weights: all that sampling needs
     optimizer.safetensors   "<state key>/<parameter name>"
-    state.json              step, versions, config, statistics, size and SHA-256 of the files above
+    state.json              step, versions, config, statistics, size and SHA-256 of the files above, and its own
 """
 
 from __future__ import annotations
@@ -14,23 +14,28 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dfm_core.errors import CheckpointError
+from dfm_core.training.run_directory import FOLDER as FOLDER
+from dfm_core.training.tensor_file import write_tensors
 
-FORMAT = 1
-FOLDER = "checkpoints"
+FORMAT = 2
+GROUPS = ("weights", "ema", "optimizer")
+"""What the files with tensors may be called; nothing else of a checkpoint is ever opened."""
 STATE_FILE = "state.json"
 PARTIAL_PREFIX = ".partial-"
 _NAME = re.compile(r"step_(\d+)")
+_NO_SEAL = "0" * 64
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Checkpoint:
         return int(self.state["step"])
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """Return the tensors of one file ("weights", "ema" or "optimizer") on the CPU. Raises CheckpointError."""
+        """Return the tensors of one of GROUPS on the CPU. Raises CheckpointError."""
         file = self.path / f"{name}.safetensors"
         try:
             return load_file(file)
@@ -55,12 +60,18 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    run: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, object], keep: int
+    run: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, object],
+    keep: int,
+    check: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write RUN/checkpoints/step_<step>, then delete all but the newest `keep` up to it.
 
     tensors: {"weights": …, "ema": …, "optimizer": …}. state: what else belongs into state.json; tensors there become
-    lists. Raises CheckpointError (disk full, no permission); then nothing of it remains and the older ones are whole.
+    lists. check is called on the way, and what it raises ends the writing. Raises CheckpointError (disk full, no
+    permission). Whatever is raised, nothing of it remains and the older ones are whole.
     """
     folder = run / FOLDER
     final = folder / checkpoint_name(step)
@@ -68,9 +79,9 @@ def save_checkpoint(
     try:
         _remove_partial(folder)
         partial.mkdir(parents=True)
-        _write_files(partial, step, tensors, state)
+        _write_files(partial, step, tensors, state, check)
         _put_in_place(partial, final)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(f"could not write checkpoint {final}: {error}. Is the disk full?") from error
     except BaseException:
@@ -78,7 +89,7 @@ def save_checkpoint(
         raise
     older = [path for path in list_checkpoints(run) if _step_of(path) <= step]
     for path in older[:-keep]:
-        shutil.rmtree(path, ignore_errors=True)
+        _remove(path)
     return final
 
 
@@ -115,15 +126,8 @@ def load_newest(run: Path) -> tuple[Checkpoint, list[str]]:
 
 def open_checkpoint(path: Path) -> Checkpoint:
     """Verify one checkpoint folder by size and SHA-256. Raises CheckpointError naming what is wrong."""
-    try:
-        state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
-        written_format, files = state["format"], dict(state["files"])
-        int(state["step"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"checkpoint {path} is incomplete: {STATE_FILE} is missing or damaged") from error
-    if written_format != FORMAT:
-        raise CheckpointError(f"checkpoint {path} has format {written_format}, this version reads {FORMAT}")
-    for name, expected in files.items():
+    state = _read_state(path)
+    for name, expected in state["files"].items():
         file = path / name
         if not file.is_file():
             raise CheckpointError(f"checkpoint {path} is incomplete: {name} is missing")
@@ -132,45 +136,86 @@ def open_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, state)
 
 
+def plain(value: Any) -> Any:
+    """Copy a value with its tensors, tuples and paths as JSON types, at any depth."""
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        content = (path / STATE_FILE).read_bytes()
+        state = json.loads(content)
+        written_format = state["format"]
+        sealed = written_format != FORMAT or _digest(content, state["sha256"]) == state["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"checkpoint {path} is incomplete: {STATE_FILE} is missing or damaged") from error
+    if written_format != FORMAT:
+        raise CheckpointError(f"checkpoint {path} has format {written_format}, this version reads {FORMAT}")
+    if not sealed:
+        raise CheckpointError(f"checkpoint {path} is damaged: {STATE_FILE} is not as it was written")
+    unknown = sorted(set(state["files"]) - {f"{name}.safetensors" for name in GROUPS})
+    if unknown:
+        raise CheckpointError(f"checkpoint {path} names files that belong to none: {', '.join(map(repr, unknown))}")
+    return dict(state)
+
+
 def _step_of(path: Path) -> int:
     match = _NAME.fullmatch(path.name)
     return int(match.group(1)) if match else -1
 
 
 def _write_files(
-    folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, object]
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, object],
+    check: Callable[[], None],
 ) -> None:
     files = {}
     for name, group in tensors.items():
         file = folder / f"{name}.safetensors"
-        save_file(_independent(group), file)
-        _flush(file)
-        files[file.name] = _fingerprint(file)
-    content = {**state, "format": FORMAT, "step": step, "torch": torch.__version__, "files": files}
+        files[file.name] = write_tensors(file, group, check)
+    content = {**plain(state), "format": FORMAT, "step": step, "torch": torch.__version__, "files": files}
     file = folder / STATE_FILE
-    file.write_text(json.dumps(_plain(content), indent=1), encoding="utf-8")
+    file.write_bytes(_sealed(content))
     _flush(file)
     _flush(folder)
 
 
-def _independent(group: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy what safetensors refuses: tensors that share storage (tied weights, views) or are not contiguous."""
-    storages: set[int] = set()
-    result = {}
-    for key, tensor in group.items():
-        storage = tensor.untyped_storage()
-        shared = storage.data_ptr() in storages or storage.nbytes() != tensor.numel() * tensor.element_size()
-        storages.add(storage.data_ptr())
-        result[key] = tensor.detach().clone(memory_format=torch.contiguous_format) if shared else tensor.contiguous()
-    return result
+def _sealed(content: Mapping[str, object]) -> bytes:
+    """JSON that holds, first, its own SHA-256, computed with zeros in the place of it."""
+    text = json.dumps({"sha256": _NO_SEAL, **content}, indent=1).encode()
+    return text.replace(_NO_SEAL.encode(), _digest(text, _NO_SEAL).encode(), 1)
+
+
+def _digest(content: bytes, seal: str) -> str:
+    return hashlib.sha256(content.replace(seal.encode(), _NO_SEAL.encode(), 1)).hexdigest()
 
 
 def _put_in_place(partial: Path, final: Path) -> None:
     if final.exists():  # damaged, or the run was taken up again before it
-        os.replace(final, partial.with_name(f"{partial.name}-replaced"))
+        _set_aside(final)
     os.replace(partial, final)
     _flush(final.parent)
     _remove_partial(final.parent)
+
+
+def _remove(path: Path) -> None:
+    """Delete a checkpoint; not under its name, so that what is left of it after a crash is no checkpoint."""
+    with suppress(OSError):
+        shutil.rmtree(_set_aside(path), ignore_errors=True)
+
+
+def _set_aside(path: Path) -> Path:
+    aside = path.with_name(f"{PARTIAL_PREFIX}{path.name}-{os.getpid()}-old")
+    os.replace(path, aside)
+    return aside
 
 
 def _remove_partial(folder: Path) -> None:
@@ -192,14 +237,3 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _plain(value: Any) -> Any:
-    """Turn tensors, tuples and paths into JSON types, at any depth."""
-    if isinstance(value, Tensor):
-        return value.tolist()
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return str(value) if isinstance(value, Path) else value

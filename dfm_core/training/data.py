@@ -7,9 +7,8 @@ import logging
 import multiprocessing.resource_tracker
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import lru_cache
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +18,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from dfm_core.errors import DataError, DFMError, UnreadableSampleError
 from dfm_core.interfaces.dataset import Dataset
-from dfm_core.randomness import derive_generator
+from dfm_core.training.order import EpochOrder
 
 Batch = dict[str, Tensor]
 """{"image": (B, C, H, W) float32 in [-1, 1], "label": (B,) int64 (absent on unlabelled data)}."""
@@ -92,20 +91,24 @@ class BatchStream:
         batch_size: int,
         seed: int,
         *,
+        part: tuple[int, int] | None = None,
         workers: int = 0,
         pin_memory: bool = False,
         warn: Callable[[str], None] | None = None,
     ) -> None:
         """Prepare a stream.
 
-        workers: processes that load, started by spawning (the data set must be picklable); 0 loads in this one.
-        pin_memory: for a CUDA device. warn: called once for every unreadable sample; default: logger "dfm".
+        part: range (start, stop) of each batch that is loaded here; None: all of it. workers: processes that load,
+        started by spawning (the data set must be picklable); 0 loads in this one. pin_memory: for a CUDA device. warn:
+        called once for every unreadable sample; default: logger "dfm".
         """
         if len(dataset) == 0:
             raise DataError(f"expected at least one sample, the {dataset.facts.split} split of the data set has none")
         self.dataset = dataset
         self.batch_size = batch_size
         self.seed = seed
+        self._order = EpochOrder(dataset, seed)
+        self._part = slice(*part) if part else slice(None)
         self._workers = workers
         self._pin_memory = pin_memory
         self._unreadable = UnreadableSamples(len(dataset), warn)
@@ -120,38 +123,53 @@ class BatchStream:
         found: list[Element] = []
         while len(found) < self.batch_size:
             epoch, offset = divmod(step * self.batch_size + len(found), len(self.dataset))
-            order = _order(len(self.dataset), self.seed, epoch)
-            indices = order[offset : offset + self.batch_size - len(found)].tolist()
+            indices = self._order.indices(epoch, offset, offset + self.batch_size - len(found))
             found += [(index, epoch) for index in indices]
         return found
 
     def batches(self, start_step: int = 0, stop_step: int | None = None) -> Iterator[Batch]:
-        """Yield the batches of the steps start_step, start_step + 1, …, stop_step − 1 (None: for ever)."""
+        """Yield the batches, or this process's part, of steps start_step, …, stop_step − 1 (None: for ever)."""
         steps = itertools.count(start_step) if stop_step is None else range(start_step, stop_step)
-        loader = DataLoader(
-            _Items(self.dataset),
-            batch_sampler=map(self.elements, steps),
-            collate_fn=_collate,
-            num_workers=self._workers,
-            multiprocessing_context="spawn" if self._workers else None,
-            worker_init_fn=_ignore_interrupts if self._workers else None,
-            pin_memory=self._pin_memory,
-            generator=torch.Generator().manual_seed(0),  # else it draws from torch's global state
-        )
-        with _starting_processes():
-            loaded = iter(loader)
-        try:
-            for part in loaded:
-                yield self._unreadable.checked(part)
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker (pid"):
-                raise
-            raise DataError(
-                f"a process that loads data died ({error}); if memory or /dev/shm is short, use fewer workers"
-            ) from error
-        finally:
-            # Workers end with the iterator: now, not when somebody lets go of a traceback that holds this frame.
-            del loaded
+        parts = (self.elements(step)[self._part] for step in steps)
+        with closing(load_in_order(_Items(self.dataset), parts, _collate, self._workers, self._pin_memory)) as stream:
+            for loaded in stream:
+                yield self._unreadable.checked(loaded)
+
+
+def load_in_order(
+    items: TorchDataset[Any],
+    batches: Iterable[list[Any]],
+    collate: Callable[[list[Any]], Any],
+    workers: int,
+    pin_memory: bool = False,
+) -> Generator[Any, None, None]:
+    """Yield collate([items[element], …]) of each batch of elements, in their order.
+
+    workers: processes that load ahead. Raises DataError where one of them dies.
+    """
+    loader = DataLoader(
+        items,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        multiprocessing_context="spawn" if workers else None,
+        worker_init_fn=_ignore_interrupts if workers else None,
+        pin_memory=pin_memory,
+        generator=torch.Generator().manual_seed(0),  # else it draws from torch's global state
+    )
+    with _starting_processes():
+        loaded = iter(loader)
+    try:
+        yield from loaded
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker (pid"):
+            raise
+        raise DataError(
+            f"a process that loads data died ({error}); if memory or /dev/shm is short, use fewer workers"
+        ) from error
+    finally:
+        # Workers end with the iterator: now, not when somebody lets go of a traceback that holds this frame.
+        del loaded
 
 
 def load_batch(
@@ -207,11 +225,6 @@ def _collate(items: list[_Loaded]) -> _Loaded:
         [failure for item in items for failure in item.failures],
         next((item.error for item in items if item.error), None),
     )
-
-
-@lru_cache(maxsize=4)
-def _order(length: int, seed: int, epoch: int) -> Tensor:
-    return torch.randperm(length, generator=derive_generator(seed, "order", epoch))
 
 
 def _ignore_interrupts(worker: int) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dfm_core.training.optimizer import trainable_parameters
+from dfm_core.training.parallel import sharded_like
 
 
 def ema_decay(largest: float, step: int) -> float:
@@ -53,7 +54,8 @@ class ExponentialMovingAverage:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take the averages from what `state_dict` returned. Raises KeyError for a missing parameter."""
-        _copy([state[name] for name in trainable_parameters(self._module)], self._averages)
+        saved = [state[name] for name in trainable_parameters(self._module)]
+        _copy([sharded_like(full, own) for full, own in zip(saved, self._averages, strict=True)], self._averages)
 
 
 @torch.no_grad()

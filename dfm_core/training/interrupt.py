@@ -35,11 +35,11 @@ class Interrupt:
 
 
 @contextmanager
-def catch_interrupts() -> Iterator[Interrupt]:
+def catch_interrupts(notice: bool = True) -> Iterator[Interrupt]:
     """Turn the first SIGINT or SIGTERM into `Interrupt.requested`; a second one raises KeyboardInterrupt at once.
 
-    The handlers that were there come back afterwards. Off the main thread, where Python allows no handlers, nothing
-    is caught.
+    notice: say on stderr that it was heard. The handlers that were there come back afterwards. Off the main thread,
+    where Python allows no handlers, nothing is caught.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
@@ -50,8 +50,9 @@ def catch_interrupts() -> Iterator[Interrupt]:
         if interrupt.requested:
             raise KeyboardInterrupt
         interrupt.requested = True
-        with suppress(OSError):  # os.write: a handler may not re-enter buffered streams
-            os.write(2, NOTICE)
+        if notice:
+            with suppress(OSError):  # os.write: a handler may not re-enter buffered streams
+                os.write(2, NOTICE)
         if interrupt.stops_at_once:
             raise Stopped
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dfm_core.config.settings import TrainingSettings
 from dfm_core.errors import CheckpointError
+from dfm_core.training.parallel import sharded_like, whole
 
 FUSED_DEVICES = ("cpu", "cuda", "mps")
 
@@ -56,14 +57,20 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
+def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Norm of the gradients, on their device; where they are sharded, all processes must call."""
+    return whole(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+
+
 def clip_gradients(parameters: Sequence[nn.Parameter], largest_norm: float | None) -> Tensor:
     """Scale the gradients to at most `largest_norm` (None: leave them); return their norm before, on their device.
 
     Never waits for the device: a non-finite norm makes the gradients non-finite, and the caller finds it later.
     """
+    norm = gradient_norm(parameters)
     if largest_norm is not None:
-        return nn.utils.clip_grad_norm_(parameters, largest_norm)
-    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        nn.utils.clip_grads_with_norm_(parameters, largest_norm, norm)
+    return norm
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> dict[str, Tensor]:
@@ -77,10 +84,11 @@ def load_optimizer_tensors(
 ) -> None:
     """Put back what `optimizer_tensors` returned. Raises CheckpointError for parameters that do not exist here."""
     indices = {name: index for index, name in enumerate(names)}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for path, tensor in tensors.items():
         key, _, name = path.partition("/")
         if name not in indices:
             raise CheckpointError(f"the optimiser state has a parameter {name!r} that this model lacks; same config?")
-        state.setdefault(indices[name], {})[key] = tensor
+        state.setdefault(indices[name], {})[key] = sharded_like(tensor, parameters[indices[name]])
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -117,9 +117,9 @@ class RichReporter(Reporter):
         self._progress.stop()
 
 
-def make_reporter(quiet: bool = False, rank: int = 0, console: Console | None = None) -> Reporter:
-    """Choose by where the output goes; processes other than rank 0 are quiet. NO_COLOR is rich's to respect."""
+def make_reporter(quiet: bool = False, console: Console | None = None) -> Reporter:
+    """Choose by where the output goes. NO_COLOR is rich's to respect."""
     console = console or Console()
-    if quiet or rank:
+    if quiet:
         return QuietReporter()
     return RichReporter(console) if console.is_terminal else PlainReporter(console.file)

@@ -12,14 +12,14 @@ from pathlib import Path
 import yaml
 
 from dfm_core.errors import CheckpointError, UsageError
-from dfm_core.training.checkpoint import FOLDER
 
+FOLDER = "checkpoints"
 CONFIG_FILE = "config.yaml"
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Paths of one run: config.yaml, metrics.jsonl, checkpoints/, samples/, tensorboard/."""
+    """Paths of one run: config.yaml, metrics.jsonl, status.json, checkpoints/, samples/, tensorboard/."""
 
     path: Path
 
@@ -65,6 +65,16 @@ class RunDirectory:
         return self.path / "metrics.jsonl"
 
     @property
+    def status(self) -> Path:
+        """Whether it trains, and how it ended."""
+        return self.path / "status.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The checkpoints, a folder each."""
+        return self.path / FOLDER
+
+    @property
     def samples(self) -> Path:
         """Sample grids."""
         return self.path / "samples"
@@ -82,7 +92,10 @@ class RunDirectory:
 def replace_text(path: Path, text: str) -> None:
     """Write a text file so that a reader, or a crash, sees the old content or the new, nothing between."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
+    with partial.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())  # else, after a power cut, the name may stand for an empty file
     os.replace(partial, path)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,34 +14,45 @@ import torch
 from torch import nn
 
 from dfm_core.config.settings import LoggingSettings, TrainingSettings
-from dfm_core.errors import CheckpointError, DataError, NonFiniteLossError
-from dfm_core.training.checkpoint import Checkpoint, list_checkpoints, save_checkpoint
+from dfm_core.errors import DataError, LostProcessError, NonFiniteLossError
+from dfm_core.training.checkpoint import FOLDER, Checkpoint, checkpoint_name, list_checkpoints
+from dfm_core.training.checkpoint_writer import CheckpointWriter, Groups
 from dfm_core.training.clock import StepClock
+from dfm_core.training.distributed import World, lost_processes_named
 from dfm_core.training.execution import deterministic_kernels, isolated_random_state
 from dfm_core.training.interrupt import Interrupt, Stopped, catch_interrupts
 from dfm_core.training.learner import Batch, Learner, Objective
 from dfm_core.training.loss_window import LossWindow
 from dfm_core.training.metrics_log import PROVISIONAL, MetricsLog
 from dfm_core.training.optimizer import learning_rate
+from dfm_core.training.parallel import messages
 from dfm_core.training.progress import QuietReporter, Reporter, StepReport
 from dfm_core.training.run_directory import RunDirectory
+from dfm_core.training.utilisation import DeviceQueue, begin_peak_memory, matmul_rate, peak_memory
 
 
 class BatchSource(Protocol):
     """Batches as a pure function of the step: nothing about the position in the data needs saving."""
 
     def batches(self, start_step: int) -> Iterable[Batch]:
-        """Yield the batches of steps start_step, start_step + 1, … without end; every tensor (B, ...)."""
+        """Yield the batches of steps start_step, start_step + 1, … without end; every tensor (B, ...).
+
+        With several processes, each yields its own part of every batch: all of one size, in the processes' order.
+        """
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How training ended. last_loss: of the last step. checkpoint: the newest."""
+    """How training ended. last_loss: of the last step. checkpoint: the newest.
+
+    interrupted: before `max_steps`. out_of_time: because `max_minutes` had passed, and nobody asked for it otherwise.
+    """
 
     step: int
     interrupted: bool
     last_loss: float
     checkpoint: Path
+    out_of_time: bool = False
 
 
 @dataclass(eq=False)
@@ -51,8 +63,15 @@ class Trainer:
     resumed run equals one that never stopped (bit for bit on a CPU; on CUDA with `settings.deterministic`).
 
     snapshot: what else the state.json of every checkpoint holds, key by key: config, plugin versions, statistics (not
-    the reserved keys training, format, step, torch, files). on_samples(finished steps) and
+    the reserved keys training, format, step, torch, files, sha256). on_samples(finished steps) and
     validate() -> {name: value} run with the averaged weights in eval mode, in the precision of training.
+
+    world: the processes that train together; each has a trainer, and all do the same, evaluations too, but only the
+    first writes and speaks. blocks: repeated parts of `module`, units of sharding and of activation checkpointing.
+
+    For the log: parameter_groups, names of the parameters of `module` whose gradients have a norm of their own; and
+    flops, of forward and backward of a step of all processes, from which the utilisation follows.
+    began: reading of time.monotonic() from which `max_minutes` count.
     """
 
     module: nn.Module
@@ -67,50 +86,81 @@ class Trainer:
     on_samples: Callable[[int], None] | None = None
     validate: Callable[[], dict[str, float]] | None = None
     reporter: Reporter = field(default_factory=QuietReporter)
+    world: World = field(default_factory=World)
+    blocks: Sequence[nn.Module] = ()
+    parameter_groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    flops: int | None = None
+    began: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        self._learner = Learner(self.module, self.objective, self.settings, self.device, self.seed)
-        self._window, self._clock, self._last_loss = LossWindow(), StepClock(), math.nan
-        self._log = MetricsLog(self.run, self.logging.tensorboard)
+        self._learner = Learner(
+            self.module,
+            self.objective,
+            self.settings,
+            self.device,
+            self.seed,
+            self.world,
+            self.blocks,
+            self.parameter_groups,
+        )
+        self._window, self._clock, self._last_loss = LossWindow(self.world), StepClock(), math.nan
+        self._queue = DeviceQueue(self.device)
+        self._writer = CheckpointWriter(
+            self.run.path, self.logging.keep_checkpoints, self.logging.async_checkpoints, self.reporter.warn
+        )
+        self._log = MetricsLog(self.run, self.logging, self.snapshot.get("config"), self._warn)
 
     def train(self, start: Checkpoint | None = None) -> TrainingResult:
         """Train from `start` (None: from the beginning) to `settings.max_steps`, or to an interrupt.
 
-        Raises NonFiniteLossError (the checkpoints so far stay) and CheckpointError (an unfitting `start`, or the last
-        checkpoint cannot be written).
+        Raises NonFiniteLossError (the checkpoints so far stay), CheckpointError (an unfitting `start`, or the last
+        checkpoint cannot be written) and LostProcessError (another process has ended).
         """
+        for message in messages(self.blocks, self.settings, self.world):
+            self._warn(message)
         first = self._restore(start)
         with ExitStack() as stack:
+            stack.enter_context(self._losing_processes())
             stack.callback(self.module.train, self.module.training)
-            stack.callback(self._log.close)
+            stack.push(lambda error, *_: self._log.close(failed=error is not None))
             stack.callback(self.reporter.close)
+            stack.push(lambda error, *_: self._writer.close(at_once=error is KeyboardInterrupt))
             stack.enter_context(isolated_random_state(self.device))
             stack.enter_context(deterministic_kernels(self.settings.deterministic))
-            interrupt = stack.enter_context(catch_interrupts())
-            self._log.open(first)
+            interrupt = stack.enter_context(catch_interrupts(notice=self.world.is_first))
+            if self.world.is_first:
+                self._log.open(first)
+                if self.flops:
+                    matmul_rate(self.device, self._learner.dtype)  # measured before the first step, not beside one
+            begin_peak_memory(self.device)
             self.reporter.start(first, self.settings.max_steps)
             step = self._loop(first, interrupt)
             if start is not None and step == first:
                 return TrainingResult(step, False, self._last_loss, start.path)
-            return self._finish(step)
+            return self._finish(step, interrupt)
 
     def _loop(self, first: int, interrupt: Interrupt) -> int:
         """Return the number of finished steps."""
         self.module.train()
         step = first
         with _closing(self.data.batches(first)) as batches:
-            for index, batch in zip(range(first, self.settings.max_steps), batches, strict=False):
-                self._window.append(*self._learner.step(index, batch))
+            arriving = self._clock.waiting(batches, self._queue.is_empty)
+            for index, batch in zip(range(first, self.settings.max_steps), arriving, strict=False):
+                stopping = self.world.ask(lambda: interrupt.requested or self._is_out_of_time())
                 step = index + 1
-                self._after_step(step, index == first, interrupt)
-                if interrupt.requested:
+                measure = _due(step, self.logging.log_every) or step == self.settings.max_steps
+                self._window.append(*self._learner.step(index, batch, measure))
+                self._queue.mark()
+                self._after_step(step, index == first, interrupt, stopping)
+                if stopping():
                     return step
         if step < self.settings.max_steps:
             raise DataError(f"the data ended after {step} of {self.settings.max_steps} steps; batches must not end")
         return step
 
-    def _after_step(self, step: int, is_first: bool, interrupt: Interrupt) -> None:
+    def _after_step(self, step: int, is_first: bool, interrupt: Interrupt, stopping: Callable[[], bool]) -> None:
         self.reporter.advance(step)
+        self._writer.report()
         if is_first and not _due(step, self.logging.log_every):
             self._read_losses()
             self._clock.lap(step)
@@ -124,29 +174,35 @@ class Trainer:
             self._write(step, {"validation": values})
         if _due(step, self.logging.checkpoint_every) and step < self.settings.max_steps:
             self._read_losses()
-            with self._going_on():
-                self._save(step)
-        if self.on_samples and _due(step, self.logging.sample_every) and not interrupt.requested:
-            with suppress(Stopped), self._evaluating(), interrupt.stopping(), self._going_on():
+            self._save(step, self._writer.save)
+        if self.on_samples and _due(step, self.logging.sample_every) and not stopping():
+            # One of several processes must not leave the others waiting in a network that they share.
+            breaking_off = interrupt.stopping() if self.world.size == 1 else nullcontext()
+            with suppress(Stopped), self._evaluating(), breaking_off, self._going_on():
                 self.on_samples(step)
 
-    def _finish(self, step: int) -> TrainingResult:
+    def _is_out_of_time(self) -> bool:
+        minutes = self.settings.max_minutes
+        return minutes is not None and time.monotonic() - self.began > 60 * minutes
+
+    def _finish(self, step: int, interrupt: Interrupt) -> TrainingResult:
         self._read_losses()
-        path = self._save(step)
+        asked = any(self.world.gather(interrupt.requested))
+        path = self._save(step, self._writer.save_last)
         interrupted = step < self.settings.max_steps
         if len(self._window) and not interrupted:
             self._write_metrics(step, {PROVISIONAL: True})
-        return TrainingResult(step, interrupted, self._last_loss, path)
+        return TrainingResult(step, interrupted, self._last_loss, path, interrupted and not asked)
 
     def _read_losses(self) -> None:
         """Fetch the losses from the device: the only place that waits for it."""
+        self._learner.check()
         try:
             self._window.read()
         except NonFiniteLossError as error:
-            saved = list_checkpoints(self.run.path)
-            kept = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
             raise NonFiniteLossError(
-                f"{error}. Training stopped; {kept}. Try a lower learning rate, a longer warm-up, or precision=float32"
+                f"{error}. Training stopped; {self.world.once(self._kept)}. Try a lower learning rate, a longer "
+                "warm-up, or precision=float32"
             ) from None
         if len(self._window):
             self._last_loss = self._window.last[0]
@@ -161,16 +217,48 @@ class Trainer:
         values = {
             "loss": loss,
             "parts": parts,
+            "loss_by_t": self._window.averages_by_t(),
             "learning_rate": learning_rate(self.settings, step - 1),
             "grad_norm": self._window.last[1],
+            "grad_norms": self._learner.read_group_norms(),
             "images_per_second": speed,
+            "utilisation": self._utilisation(),
+            "data_wait": self._clock.waiting_share,
+            "peak_memory": peak_memory(self.device),
             "seconds": self._clock.seconds,
         }
         self._write(step, {**values, **(marks or {})})
 
+    def _utilisation(self) -> float | None:
+        """Share of the rate of a large matrix product that the network reaches, on all processes."""
+        seconds = self._clock.seconds_per_step
+        if not self.flops or not seconds or not self.world.is_first:
+            return None
+        return self.flops / (seconds * matmul_rate(self.device, self._learner.dtype) * self.world.size)
+
     def _write(self, step: int, values: Mapping[str, Any]) -> None:
-        with self._going_on():
-            self._log.write(step, values)
+        if self.world.is_first:
+            with self._going_on():
+                self._log.write(step, values)
+
+    def _warn(self, message: str) -> None:
+        """Warn of what all processes see alike."""
+        if self.world.is_first:
+            self.reporter.warn(message)
+
+    def _kept(self) -> str:
+        self._writer.settle()
+        saved = list_checkpoints(self.run.path)
+        return f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
+
+    @contextmanager
+    def _losing_processes(self) -> Iterator[None]:
+        try:
+            with lost_processes_named("while it trained") if self.world.size > 1 else nullcontext():
+                yield
+        except LostProcessError as error:
+            going_on = f"go on with `dfm train --resume {self.run.path}`"
+            raise LostProcessError(f"{error}; {self._kept()}: {going_on}") from error
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -183,10 +271,10 @@ class Trainer:
         """A file that cannot be written on the way (the disk is full) is a warning."""
         try:
             yield
-        except (OSError, CheckpointError) as error:
+        except OSError as error:
             self.reporter.warn(f"{error}; training goes on")
 
-    def _save(self, step: int) -> Path:
+    def _save(self, step: int, write: Callable[[int, Groups, Mapping[str, object]], None]) -> Path:
         training = {
             "max_steps": self.settings.max_steps,
             "seconds": self._clock.seconds,
@@ -195,7 +283,10 @@ class Trainer:
         }
         state = {**self.snapshot, "training": training}
         with self._clock.paused():
-            return save_checkpoint(self.run.path, step, self._learner.tensors(), state, self.logging.keep_checkpoints)
+            tensors = self._learner.tensors()  # of all processes
+            if self.world.is_first:
+                write(step, tensors, state)
+        return self.run.path / FOLDER / checkpoint_name(step)
 
     def _restore(self, start: Checkpoint | None) -> int:
         """Return the number of finished steps."""
@@ -208,7 +299,7 @@ class Trainer:
         self._last_loss = float(training["last_loss"])
         self._clock.begin(float(training["seconds"]))
         for warning in resume_warnings(start, self.settings):
-            self.reporter.warn(warning)
+            self._warn(warning)
         return start.step
 
 

@@ -72,6 +72,14 @@ class DiT(Backbone):
         patches = ", ".join(map(str, self.patching.patches))
         return {"tokens": f"{height}x{width} = {height * width}", "patches": patches}
 
+    def shardable_blocks(self) -> Sequence[nn.Module]:
+        """The transformer blocks."""
+        return list(self.blocks)
+
+    def stage_parameters(self) -> Sequence[Sequence[nn.Parameter]]:
+        """Each stage's patch embedding, timestep embedding and head."""
+        return [list(stage.parameters()) for stage in self.stages]
+
     def initialize(self, generator: torch.Generator | None = None) -> None:
         """Draw all weights anew; needed after moving a network built on the meta device to a real one."""
         initialize_adaln_zero(self, generator)

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from functools import cache
 from pathlib import Path
 
-from PIL import Image
-
 from dfm_core.errors import DataError, UsageError
-from dfm_core.images import read_image
+from dfm_core.images import image_endings
 from dfm_core.interfaces.dataset import Dataset, DatasetFacts, Sample
-from dfm_core.randomness import derive_seed
+from dfm_plugins.datasets.augmentation import load_image, split_of
 from dfm_plugins.datasets.specs import FolderOptions
-
-_SEED_RANGE = 2**63
-# Formats that Pillow names and cannot decode by itself.
-_NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
 
 class Folder(Dataset):
@@ -35,11 +28,12 @@ class Folder(Dataset):
         self._root = Path(options.path).expanduser()
         found = find_images(self._root)
         self._labels = {name: label for label, name in enumerate(_classes(self._root, found) if options.labels else ())}
-        self._names = [name for name in found if self._split_of(name) == facts.split]
+        fraction = options.validation_fraction
+        self._names = [name for name in found if split_of(facts.seed, name, fraction) == facts.split]
         if facts.split == "train" and not self._names:
             raise DataError(
                 f"all {len(found)} images of {self._root} fell into the validation split; expected some for training: "
-                f"lower dataset.options.validation_fraction ({options.validation_fraction:g}) or add images"
+                f"lower dataset.options.validation_fraction ({fraction:g}) or add images"
             )
 
     @property
@@ -53,26 +47,10 @@ class Folder(Dataset):
     def load(self, index: int, epoch: int) -> Sample:
         """Read one image, covering facts.size; (3, H, W) in [-1, 1]. Only training images are augmented."""
         name = self._names[index]
-        position, flipped = self._augmentation(index, epoch)
-        image = read_image(self._root / name, self.facts.size, position)
-        sample: Sample = {"image": image.flip(-1) if flipped else image}
+        sample: Sample = {"image": load_image(self._root / name, self.facts, self.options, index, epoch)}
         if self._labels:
             sample["label"] = self._labels[_top(name)]
         return sample
-
-    def _augmentation(self, index: int, epoch: int) -> tuple[tuple[float, float], bool]:
-        if self.facts.split != "train":
-            return (0.5, 0.5), False
-        down, right, mirror = (
-            derive_seed(self.facts.seed, "augmentation", what, epoch, index) / _SEED_RANGE
-            for what in ("down", "right", "flip")
-        )
-        return (down, right) if self.options.crop == "random" else (0.5, 0.5), self.options.flip and mirror < 0.5
-
-    def _split_of(self, name: str) -> str:
-        """Decide by the name alone, so that adding images moves none from one split to the other."""
-        position = derive_seed(self.facts.seed, "validation split", name) / _SEED_RANGE
-        return "validation" if position < self.options.validation_fraction else "train"
 
 
 def find_images(root: Path) -> list[str]:
@@ -83,19 +61,13 @@ def find_images(root: Path) -> list[str]:
     if not root.is_dir():
         raise DataError(f"{root} is a file; {expected}")
     files = [name for name in _files_below(root) if not name.rpartition("/")[2].startswith(".")]
-    images = [name for name in files if os.path.splitext(name)[1].lower() in _endings()]
+    images = [name for name in files if os.path.splitext(name)[1].lower() in image_endings()]
     if not images:
         others = Counter(os.path.splitext(name)[1].lower() or "none" for name in files)
         listed = ", ".join(f"{count} ending in {ending}" for ending, count in others.most_common(5))
-        raise DataError(f"no images in {root}; {expected}; found {listed or 'no files at all'}")
+        advice = "; tar shards are read by --dataset webdataset" if ".tar" in others else ""
+        raise DataError(f"no images in {root}; {expected}; found {listed or 'no files at all'}{advice}")
     return sorted(images)
-
-
-@cache
-def _endings() -> frozenset[str]:
-    registered = Image.registered_extensions()  # fills Image.OPEN too
-    decoded = Image.OPEN.keys() - _NOT_DECODED
-    return frozenset(ending for ending, name in registered.items() if name in decoded)
 
 
 def _files_below(root: Path) -> list[str]:

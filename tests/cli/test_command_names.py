@@ -16,17 +16,21 @@ from dfm_core.cli.app import app
 
 CONFIGURATION = {
     *("--decomposition", "--stages", "--backbone", "--schedule", "--timestep-sampler", "--autoencoder", "--dataset"),
-    *("--data", "--max-steps", "--batch-size", "--output", "--seed", "--device", "--config", "--preset", "--set"),
+    *("--data", "--max-steps", "--batch-size", "--output", "--parallel", "--compile", "--seed", "--device"),
+    *("--config", "--preset", "--set"),
 }
 FLAGS = {
-    "train": CONFIGURATION | {"--resume", "--init-from", "--dry-run", "--json"},
+    "train": CONFIGURATION | {"--resume", "--init-from", "--nproc", "--dry-run", "--json"},
     "sample": {
         *("--num", "--batch-size", "--label", "--cfg", "--steps", "--thresholds", "--solver", "--seed", "--previews"),
         *("--animate", "--output", "--json", "--schedule"),
     },
+    "encode": CONFIGURATION | {"--split", "--precision", "--flip", "--shard-size", "--nproc", "--json"},
     "decompose": CONFIGURATION | {"--json"},
     "schedule": CONFIGURATION | {"--steps", "--thresholds", "--plot", "--json"},
     "export": set(),
+    "runs": {"--json"},
+    "plot": {"--keys", "--output", "--smooth", "--log", "--json"},
     "env": {"--json"},
     "plugins new": {"--kind", "--name", "--output", "--json"},
     "plugins check": {"--kind", "--set", "--json"},
@@ -35,10 +39,14 @@ FLAGS = {
     "config show": CONFIGURATION | {"--json"},
 }
 """What must be there; there may be more."""
-ARGUMENTS = {"sample": ["run"], "decompose": ["photo"], "export": ["run", "target"]}
-ARGUMENTS |= {"plugins new": ["namespace"], "plugins check": ["name"], "plugins show": ["name"]}
+ARGUMENTS = {
+    **{"sample": ["run"], "encode": ["images"], "decompose": ["photo"], "export": ["run", "target"]},
+    **{"runs": ["folder"], "plot": ["runs"]},
+    **{"plugins new": ["namespace"], "plugins check": ["name"], "plugins show": ["name"]},
+}
 EVERYWHERE = {"--debug", "--quiet", "--plugin", "--no-plugins"}
-VALUELESS = {"--previews", "--animate", "--dry-run", "--json", "--debug", "--quiet", "--no-plugins", "--load"}
+VALUELESS = {"--compile", "--previews", "--animate", "--dry-run", "--flip", "--log", "--json", "--debug", "--quiet"}
+VALUELESS |= {"--no-plugins", "--load"}
 REPEATED = {"--config", "--preset", "--set", "--plugin"}
 
 

@@ -46,6 +46,10 @@ def test_round_trip_of_shared_transposed_and_scalar_tensors(tmp_path: Path) -> N
         "none": torch.zeros(0, 3),
         "half": torch.ones(2, dtype=torch.bfloat16),
         "count": torch.tensor([1, 2]),
+        "mask": torch.tensor([True, False, True]),
+        "byte": torch.tensor(3, dtype=torch.uint8),
+        "expanded": torch.ones(1).expand(3),
+        "ä/é": torch.ones(3, dtype=torch.float16),
     }
     before = {key: value.clone() for key, value in weights.items()}
     path = save_checkpoint(tmp_path, 3, {"weights": weights}, {"snapshot": {}}, 1)
@@ -136,8 +140,8 @@ def newer_format(path: Path) -> None:
         (flip, "ema.safetensors is not as it was written"),
         (remove, "optimizer.safetensors is missing"),
         (cut_state, "state.json is missing or damaged"),
-        (no_step, "state.json is missing or damaged"),
-        (newer_format, "has format 99, this version reads 1"),
+        (no_step, "state.json is not as it was written"),
+        (newer_format, "has format 99, this version reads 2"),
     ],
 )
 def test_broken_ones_are_passed_over_and_named(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
@@ -182,22 +186,18 @@ def test_stale_partial_folders_go_before_anything_is_written(tmp_path: Path, mon
     stale = tmp_path / "checkpoints/.partial-step_00000009-123"
     stale.mkdir(parents=True)
     seen: list[bool] = []
-    monkeypatch.setattr(module, "save_file", lambda *_: seen.append(stale.exists()))
-    with pytest.raises(CheckpointError):
-        save(tmp_path, 10)
-    assert seen == [False]  # their space is needed
+    monkeypatch.setattr(module, "write_tensors", lambda *_: seen.append(stale.exists()) or {})
+    save(tmp_path, 10)
+    assert seen == [False] * 3  # their space is needed
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), module.SafetensorError("os error 28")])
-@pytest.mark.parametrize("call", ["save_file", "_fingerprint", "_flush", "_put_in_place", "json.dumps"])
-def test_full_disk_leaves_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, error: Exception
-) -> None:
+@pytest.mark.parametrize("call", ["write_tensors", "_flush", "_put_in_place", "json.dumps", "os.replace"])
+def test_full_disk_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     save(tmp_path, 1, keep=1)
     before = {file: file.read_bytes() for file in (tmp_path / "checkpoints/step_00000001").iterdir()}
 
     def full(*_args: object, **_kwargs: object) -> None:
-        raise error
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(f"dfm_core.training.checkpoint.{call}", full)
     with pytest.raises(CheckpointError, match=r"could not write .*step_00000002.*Is the disk full"):
@@ -225,7 +225,7 @@ def test_a_second_interrupt_leaves_nothing_partial(tmp_path: Path, monkeypatch: 
     def interrupted(*_args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_fingerprint", interrupted)
+    monkeypatch.setattr(module, "_flush", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path, 1)
     assert names(tmp_path) == []
@@ -237,6 +237,46 @@ def test_nothing_is_unpickled() -> None:
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     assert not {"torch.load", "torch.save"} & called
     assert "pickle" not in imported
+
+
+@pytest.mark.parametrize("change", [0x01, 0xFF])
+def test_any_changed_byte_is_noticed(tmp_path: Path, change: int) -> None:
+    save(tmp_path, 1)
+    path = save_checkpoint(tmp_path, 2, tensors(), {"name": "ä", "numbers": [0.1, float("nan")]}, 5)
+    for file in sorted(path.iterdir()):
+        content = file.read_bytes()
+        whole = range(len(content)) if file.name == "state.json" else (0, 7, 8, 20, len(content) // 2, -1)
+        for position in whole:
+            changed = bytearray(content)
+            changed[position] ^= change
+            file.write_bytes(changed)
+            with pytest.raises(CheckpointError, match="step_00000002"):
+                open_checkpoint(path)
+        checkpoint, warnings = load_newest(tmp_path)
+        assert (checkpoint.step, len(warnings)) == (1, 1)
+        assert file.name in warnings[0]
+        file.write_bytes(content)
+    assert load_newest(tmp_path)[0].step == 2
+
+
+@pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "a/b", "..", "other.safetensors"])
+def test_a_checkpoint_opens_no_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    path = save(tmp_path, 1)
+    state = json.loads((path / "state.json").read_text())
+    del state["sha256"]
+    state["files"][name] = state["files"]["ema.safetensors"]
+    (path / "state.json").write_bytes(module._sealed(state))
+    opened: list[Path] = []
+    monkeypatch.setattr(module, "_fingerprint", opened.append)
+    with pytest.raises(CheckpointError, match="names files that belong to none"):
+        open_checkpoint(path)
+    assert opened == []
+
+
+def test_numbers_that_the_format_lacks(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="spectrum is of torch.complex64, which no checkpoint can hold"):
+        save_checkpoint(tmp_path, 1, {"weights": {"spectrum": torch.ones(2, dtype=torch.complex64)}}, {}, 1)
+    assert names(tmp_path) == []
 
 
 def test_unreadable_tensors_are_an_error(tmp_path: Path) -> None:

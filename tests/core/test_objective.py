@@ -144,7 +144,8 @@ def test_statistics_are_those_of_the_stages_over_all_batches() -> None:
     objective = make_objective((4, 8), "laplacian")
     images = torch.rand(10, 3, 8, 8) + 0.5
     space = objective.space
-    measured = estimate_statistics(space.autoencoder, space.decomposition, [images[:7], images[7:]])
+    batches = [{"image": images[:7]}, {"image": images[7:]}]
+    measured = estimate_statistics(space.autoencoder, space.decomposition, batches)
     stages = space.decomposition.decompose(images)
     assert measured.num_images == 10
     for index, stage in enumerate(stages):

@@ -11,13 +11,12 @@ import torch
 from PIL import Image
 
 from dfm_core.errors import DFMError, UsageError
+from dfm_core.figures import new_figure, save_figure
 from dfm_core.interfaces.stage_schedule import ScheduleGrid
 from dfm_core.plots import (
-    new_figure,
     phase_starts,
     plot_decomposition,
     plot_schedule,
-    save_figure,
     stage_picture,
     tile,
     to_picture,

@@ -92,7 +92,6 @@ def test_before_the_first_step_the_live_line_says_so() -> None:
         ({}, True, RichReporter),
         ({}, False, PlainReporter),
         ({"quiet": True}, True, QuietReporter),
-        ({"rank": 1}, True, QuietReporter),
     ],
 )
 def test_choice(arguments: dict[str, Any], terminal: bool, expected: type[Reporter]) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from dfm_core.config.settings import LoggingSettings
 from dfm_core.errors import CheckpointError, NonFiniteLossError, UsageError
 from dfm_core.loss_report import LossReport
 from dfm_core.training.loss_window import LossWindow
@@ -57,7 +58,7 @@ def test_config_and_open(tmp_path: Path) -> None:
 
 def test_metrics_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    log = MetricsLog(run, tensorboard=False)
+    log = MetricsLog(run, LoggingSettings(tensorboard=False))
     log.open(0)
     assert read_metrics(run) == []
     for step in (10, 20, 30):
@@ -65,7 +66,7 @@ def test_metrics_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     log.write(15, {"loss": 2.0, PROVISIONAL: True})
     with run.metrics.open("a") as stream:
         stream.write('{"step": 20, "lo')  # killed in the middle of a line
-    MetricsLog(run, tensorboard=False).open(20)
+    MetricsLog(run, LoggingSettings(tensorboard=False)).open(20)
     assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == [10, 20]
     assert read_metrics(run)[0] == {"step": 10, "loss": 1.0, "parts": {"a": None}}
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]

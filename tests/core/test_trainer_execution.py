@@ -68,10 +68,10 @@ def test_on_cuda_nothing_waits_between_logging_steps(tmp_path: Path, monkeypatch
     trainer = make(tmp_path, Toy(), device=torch.device("cuda"), log_every=100)
     step = trainer._learner.step
 
-    def strict(index: int, batch: dict[str, Tensor]) -> tuple[LossReport, Tensor]:
+    def strict(index: int, batch: dict[str, Tensor], measure: bool) -> tuple[LossReport, Tensor]:
         torch.cuda.set_sync_debug_mode("error" if index > 1 else "default")
         try:
-            return step(index, batch)
+            return step(index, batch, measure)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 

@@ -80,15 +80,15 @@ def test_full_disk_at_a_periodic_checkpoint_is_a_warning(tmp_path: Path, monkeyp
     trainer = make(tmp_path, checkpoint_every=3)
     from dfm_core.training import checkpoint
 
-    original, calls = checkpoint.save_file, []
+    original, calls = checkpoint.write_tensors, []
 
-    def sometimes_full(*args: Any) -> None:
+    def sometimes_full(*args: Any) -> dict[str, object]:
         calls.append(1)
         if len(calls) == 5:  # the second file of the second checkpoint
             no_space()
-        original(*args)
+        return original(*args)
 
-    monkeypatch.setattr(checkpoint, "save_file", sometimes_full)
+    monkeypatch.setattr(checkpoint, "write_tensors", sometimes_full)
     assert trainer.train().step == 10
     assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.startswith(".")] == []
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step_00000009", "step_00000010"]
@@ -102,13 +102,13 @@ def test_full_disk_at_a_periodic_checkpoint_is_a_warning(tmp_path: Path, monkeyp
 def test_full_disk_at_the_last_checkpoint_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
-    from dfm_core.training import trainer as module
+    from dfm_core.training import checkpoint_writer as module
 
     original = module.save_checkpoint
 
     def full_at_the_end(run: Path, step: int, *rest: Any) -> Path:
         if step == stop:
-            monkeypatch.setattr("dfm_core.training.checkpoint.save_file", no_space)
+            monkeypatch.setattr("dfm_core.training.checkpoint.write_tensors", no_space)
         return original(run, step, *rest)
 
     monkeypatch.setattr(module, "save_checkpoint", full_at_the_end)

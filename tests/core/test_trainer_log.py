@@ -31,7 +31,8 @@ def test_metrics(tmp_path: Path) -> None:
     result = trainer.train()
     first, second = read_metrics(trainer.run)
     assert list(first) == [
-        "step", "loss", "parts", "learning_rate", "grad_norm", "images_per_second", "seconds",
+        "step", "loss", "parts", "loss_by_t", "learning_rate", "grad_norm", "grad_norms", "images_per_second",
+        "utilisation", "data_wait", "peak_memory", "seconds",
     ]  # fmt: skip
     assert (first["step"], second["step"]) == (5, 10)
     assert first["loss"] == pytest.approx((first["parts"]["stage_1"] + first["parts"]["stage_2"]) / 2)
@@ -91,9 +92,9 @@ def test_nothing_between_logging_steps_waits_for_the_device(tmp_path: Path, monk
     trainer = make(tmp_path, log_every=100, ema_decay=0.99, accumulation=2)
     step = trainer._learner.step
 
-    def counted(index: int, batch: dict[str, Tensor]) -> tuple[LossReport, Tensor]:
+    def counted(index: int, batch: dict[str, Tensor], measure: bool) -> tuple[LossReport, Tensor]:
         with CountReads() as counter:
-            result = step(index, batch)
+            result = step(index, batch, measure)
         reads.append(counter.reads)
         return result
 

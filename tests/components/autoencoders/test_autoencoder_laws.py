@@ -55,7 +55,7 @@ def test_laws_follow_the_type_of_the_parameters(dtype: torch.dtype) -> None:
 
 
 def test_pixels_is_the_identity() -> None:
-    assert [spec.name for spec in SPECS] == ["pixels"]
+    assert [spec.name for spec in SPECS] == ["pixels", "diffusers"]
     pixels = Pixels(Options(), AutoencoderFacts(3))
     images = torch.rand(2, 3, 4, 6, dtype=torch.float64) * 2 - 1
     assert (pixels.downsample_factor, pixels.channels) == (1, 3)

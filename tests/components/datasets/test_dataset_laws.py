@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import random
@@ -13,14 +14,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from shard_files import describe, npy, write_shard
 
 from dfm_core.conformance import LawBroken, dataset, laws_of
 from dfm_core.conformance.law import Law
 from dfm_core.interfaces.dataset import Dataset, DatasetFacts, Sample
 from dfm_core.plugins import Options
 from dfm_plugins.datasets.folder import Folder
+from dfm_plugins.datasets.hugging_face import HuggingFace
 from dfm_plugins.datasets.shapes import Shapes
-from dfm_plugins.datasets.specs import SPECS, FolderOptions, ShapesOptions
+from dfm_plugins.datasets.specs import SPECS, FolderOptions, HuggingFaceOptions, ShapesOptions, WebDatasetOptions
+from dfm_plugins.datasets.webdataset import WebDataset
 
 LAWS = {law.name: law for law in laws_of("dataset")}
 IN_A_PROCESS = "loads_the_same_in_another_process"
@@ -31,7 +35,7 @@ def folder_of_noise(path: Path, classes: int) -> None:
     generator = np.random.default_rng(0)
     for index in range(24):
         place = path / f"class {index % classes}" if classes else path
-        place.mkdir(exist_ok=True)
+        place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(generator.integers(0, 256, (14, 20, 3), dtype=np.uint8)).save(place / f"{index}.png")
     (place / "0cut.png").write_bytes((place / f"{index}.png").read_bytes()[:300])
 
@@ -50,6 +54,44 @@ def folder(classes: int, size: tuple[int, int], split: str, **options: object) -
     return make
 
 
+def shards(split: str, **options: object) -> Callable[[Path], Dataset]:
+    def make(path: Path) -> Dataset:
+        generator = np.random.default_rng(0)
+        for shard in range(3):
+            members = []
+            for index in range(8 + shard):
+                file = io.BytesIO()
+                Image.fromarray(generator.integers(0, 256, (14, 20, 3), dtype=np.uint8)).save(file, "PNG")
+                members += [(f"{shard}{index}.png", file.getvalue()), (f"{shard}{index}.cls", str(index % 4).encode())]
+            write_shard(path / f"{shard}.tar", [*members, ("cut.png", file.getvalue()[:300])])
+        facts = DatasetFacts((8, 12), split, 0)  # type: ignore[arg-type]
+        return WebDataset(WebDatasetOptions(path=str(path), cache=str(path), **options), facts)  # type: ignore[arg-type]
+
+    return make
+
+
+def latents(path: Path) -> Dataset:
+    generator = np.random.default_rng(0)
+    for shard in range(2):
+        arrays = generator.normal(size=(9, 4, 2, 3)).astype(np.float16)
+        write_shard(path / f"{shard}.tar", [(f"{index}.latent.npy", npy(array)) for index, array in enumerate(arrays)])
+    describe(path, {"0.tar": 9, "1.tar": 9}, autoencoder="vae", latent_shape=[4, 2, 3])
+    options = WebDatasetOptions(path=str(path), cache=str(path), validation_fraction=0.3)
+    return WebDataset(options, DatasetFacts((16, 24), "train", 0))
+
+
+def table(split: str, **options: object) -> Callable[[Path], Dataset]:
+    def make(path: Path) -> Dataset:
+        library = pytest.importorskip("datasets")
+        library.disable_progress_bars()
+        folder_of_noise(path / "images", 3)
+        more = {"path": str(path / "images"), "cache": str(path / "cache")}
+        facts = DatasetFacts((8, 12), split, 0)  # type: ignore[arg-type]
+        return HuggingFace(HuggingFaceOptions(**more, **options), facts)  # type: ignore[arg-type]
+
+    return make
+
+
 BUILT_IN = {
     "shapes": shapes((16, 16), "train"),
     "shapes plain wide": shapes((12, 20), "train", texture="plain", rotation=180),
@@ -58,13 +100,18 @@ BUILT_IN = {
     "folder": folder(3, (8, 8), "train", crop="random", flip=True, validation_fraction=0.3),
     "folder flat": folder(0, (12, 8), "train"),
     "folder validation": folder(2, (8, 16), "validation", validation_fraction=0.4),
+    "webdataset": shards("train", crop="random", flip=True, validation_fraction=0.3, shuffle_window=2),
+    "webdataset validation": shards("validation", validation_fraction=0.3),
+    "webdataset latents": latents,
+    "hugging_face": table("train", crop="random", flip=True, validation_fraction=0.3),
+    "hugging_face validation": table("validation", validation_fraction=0.3),
 }
 # A spawned process takes seconds, so one data set a component.
 CASES = [
     pytest.param(make, law, id=f"{name}-{law.name}")
     for name, make in BUILT_IN.items()
     for law in LAWS.values()
-    if law.name != IN_A_PROCESS or name in ("shapes", "folder")
+    if law.name != IN_A_PROCESS or name in ("shapes", "folder", "webdataset", "hugging_face")
 ]
 
 
@@ -197,6 +244,16 @@ class SameSplits(Sound):
         return index / 10
 
 
+class ShardsTooShort(Sound):
+    def shard_lengths(self) -> tuple[int, ...]:
+        return (4, 5)
+
+
+class ShardsOfFractions(Sound):
+    def shard_lengths(self) -> tuple[int, ...]:
+        return (4.5, 5.5)  # type: ignore[return-value]
+
+
 def test_the_sound_one_holds_every_law() -> None:
     for name, law in LAWS.items():
         if name != IN_A_PROCESS:
@@ -223,6 +280,8 @@ def test_the_sound_one_holds_every_law() -> None:
         (GlobalNumpy, "global_random_state_is_untouched", "state of NumPy"),
         (GlobalPython, "global_random_state_is_untouched", "depend on a global random state"),
         (SameSplits, "splits_are_disjoint", "10 samples are in both splits"),
+        (ShardsTooShort, "shard_lengths_add_up", "expected 10 samples in all, got 9"),
+        (ShardsOfFractions, "shard_lengths_add_up", "expected integers"),
     ],
 )
 def test_a_broken_data_set_breaks_its_law_only(

@@ -88,6 +88,9 @@ def test_missing_empty_and_wrong_folders_say_what_was_expected(tmp_path: Path) -
         (tmp_path / name).touch()
     with pytest.raises(DataError, match=r"found 2 ending in \.heic, 1 ending in \.txt"):
         folder(tmp_path)
+    (tmp_path / "d.tar").touch()
+    with pytest.raises(DataError, match=r"1 ending in \.tar, .*; tar shards are read by --dataset webdataset"):
+        folder(tmp_path)
     with pytest.raises(DataError, match=r"c\.txt is a file; expected a folder"):
         folder(tmp_path / "c.txt")
     write(tmp_path / "a.png")

@@ -1,0 +1,61 @@
+"""What is said of a network beside its losses: FLOPs of a training step, and which parameters are one stage's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from dfm_core.errors import CompositionError
+from dfm_core.interfaces.backbone import Backbone, Conditioning
+from dfm_core.stages import StageLayout, Stages
+
+MetaBatch = tuple[Stages, Tensor, Tensor, Conditioning]
+
+
+def meta_batch(layout: StageLayout, size: int, labelled: bool) -> MetaBatch:
+    """Arguments of a backbone's forward for `size` samples, without memory: on the meta device."""
+    with torch.device("meta"):
+        noisy = tuple(torch.empty(size, *stage.shape) for stage in layout)
+        visible = torch.empty(size, len(layout), dtype=torch.bool)
+        label = torch.empty(size, dtype=torch.int64) if labelled else None
+        return noisy, torch.empty(size, len(layout)), visible, Conditioning(label)
+
+
+def mean_square(velocities: Sequence[Tensor]) -> Tensor:
+    """A scalar that depends on every velocity, for counting a backward pass."""
+    return torch.stack([velocity.square().mean() for velocity in velocities]).sum()
+
+
+def training_flops(backbone: Backbone, layout: StageLayout, size: int, labelled: bool) -> int:
+    """FLOPs of forward and backward of `size` samples: matrix products, convolutions, attention.
+
+    Counted with meta tensors in the place of parameters and buffers, so that nothing of the network changes.
+    """
+    state = {
+        name: torch.empty_like(tensor, device="meta").requires_grad_(tensor.requires_grad)
+        for name, tensor in [*backbone.named_parameters(), *backbone.named_buffers()]
+    }
+    with FlopCounterMode(display=False) as counter:
+        mean_square(functional_call(backbone, state, meta_batch(layout, size, labelled))).backward()
+    return int(counter.get_total_flops())
+
+
+def parameter_groups(backbone: Backbone) -> dict[str, list[str]]:
+    """Names of the parameters that are one stage's own, by "stage_1", …; empty where the backbone does not say.
+
+    Raises CompositionError for another number of stages, or for parameters that are not the backbone's.
+    """
+    stages = backbone.stage_parameters()
+    if not stages:
+        return {}
+    count = len(backbone.facts.layout)
+    if len(stages) != count:
+        raise CompositionError(f"stage_parameters: expected {count} stages, one entry each, got {len(stages)}")
+    names = {id(parameter): name for name, parameter in backbone.named_parameters()}
+    if any(id(parameter) not in names for stage in stages for parameter in stage):
+        raise CompositionError("stage_parameters: expected parameters of the backbone itself, got others")
+    return {f"stage_{index + 1}": [names[id(p)] for p in stage] for index, stage in enumerate(stages)}

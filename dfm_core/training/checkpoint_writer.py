@@ -1,0 +1,106 @@
+"""Checkpoints that are written while training goes on: the loop waits for a copy in host memory, not for the disk."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dfm_core.errors import CheckpointError
+from dfm_core.training.checkpoint import plain, save_checkpoint
+
+Groups = Mapping[str, Mapping[str, Tensor]]
+
+
+class CheckpointWriter:
+    """Write a run's checkpoints one after the other; the periodic ones in a thread, if `in_background`.
+
+    warn: told, in the caller's thread, of a periodic one that could not be written.
+    """
+
+    def __init__(self, run: Path, keep: int, in_background: bool, warn: Callable[[str], None]) -> None:
+        self._run, self._keep, self._in_background, self._warn = run, keep, in_background, warn
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._copies = HostCopies()
+        self._writing: Future[None] | None = None
+        self._written_step: int | None = None
+        self._broken_off = threading.Event()
+
+    def save(self, step: int, tensors: Groups, state: Mapping[str, object]) -> None:
+        """Begin to write a checkpoint once the one before is written; afterwards the tensors may change.
+
+        What goes wrong is a warning: here, at the next `report`, or whatever waits first.
+        """
+        self.settle()
+        if self._in_background:
+            copies = self._copies.take(tensors)
+            self._writing = self._thread.submit(self._write, step, copies, plain(state))
+        else:
+            self._warn_of(lambda: self._write(step, tensors, state))
+
+    def save_last(self, step: int, tensors: Groups, state: Mapping[str, object]) -> None:
+        """Write a checkpoint and wait for it, unless this step has one. Raises CheckpointError."""
+        self.settle()
+        if self._written_step != step:
+            self._write(step, tensors, state)
+
+    def report(self) -> None:
+        """Warn if what was begun has failed by now."""
+        if self._writing is not None and self._writing.done():
+            self.settle()
+
+    def settle(self) -> None:
+        """Wait for what was begun."""
+        if self._writing is not None:
+            self._warn_of(self._writing.result)
+            self._writing = None
+
+    def close(self, at_once: bool = False) -> None:
+        """Wait for what was begun, and let go of the copies. at_once: break it off, so that nothing of it remains."""
+        if at_once:
+            self._broken_off.set()
+        self.settle()
+        self._copies = HostCopies()
+
+    def _write(self, step: int, tensors: Groups, state: Mapping[str, object]) -> None:
+        save_checkpoint(self._run, step, tensors, state, self._keep, self._check)
+        self._written_step = step
+
+    def _check(self) -> None:
+        if self._broken_off.is_set():
+            raise CheckpointError("a checkpoint was broken off")
+
+    def _warn_of(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except (OSError, CheckpointError) as error:
+            if not self._broken_off.is_set():
+                self._warn(f"{error}; training goes on")
+
+
+class HostCopies:
+    """Copies of tensors in host memory, which is kept for the next ones; page-locked where they come from a GPU."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[str, str], Tensor] = {}
+
+    def take(self, groups: Groups) -> dict[str, dict[str, Tensor]]:
+        """Copy all tensors; waits for a GPU once, at the end. The copies are good until the next call."""
+        copies = {
+            group: {name: self._copy((group, name), tensor.detach()) for name, tensor in tensors.items()}
+            for group, tensors in groups.items()
+        }
+        if any(tensor.is_cuda for tensors in groups.values() for tensor in tensors.values()):
+            torch.cuda.synchronize()
+        return copies
+
+    def _copy(self, key: tuple[str, str], tensor: Tensor) -> Tensor:
+        buffer = self._buffers.get(key)
+        if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
+            buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+            self._buffers[key] = buffer
+        return buffer.copy_(tensor, non_blocking=tensor.is_cuda)
