@@ -37,7 +37,7 @@ class BatchRandomness:
         return derive_generator(self.seed, purpose, self.step)
 
     def part(self, drawn: torch.Tensor) -> torch.Tensor:
-        """Return rows start…stop−1 of a tensor drawn for the global batch: shapes (total, ...) → (stop − start, ...)."""
+        """Rows start…stop−1 of a tensor drawn for the global batch: shapes (total, ...) → (stop − start, ...)."""
         return drawn[self.start : self.stop]
 
     def own(self, purpose: str, device: torch.device | str) -> torch.Generator:

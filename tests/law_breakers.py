@@ -34,6 +34,7 @@ def dfm_decompositions():
     return [
         DecompositionSpec("decomposition", "Detaches, and prints.", "acme_parts:Detached", LaplacianOptions),
         DecompositionSpec("backbone", "Has the name of another kind's.", "acme_parts:Detached", LaplacianOptions),
+        DecompositionSpec("writing", "Writes into its input.", "acme_parts:Writing", LaplacianOptions),
         DecompositionSpec("refusing", "Refuses every size.", "acme_parts:Refusing", LaplacianOptions),
         DecompositionSpec("single", "Refuses several stages.", "acme_parts:Single", LaplacianOptions),
         DecompositionSpec("raising", "Cannot be built.", "acme_parts:Raising", LaplacianOptions),
@@ -85,6 +86,12 @@ class Detached(Laplacian):
     def decompose(self, x):
         print("decomposing")
         return tuple(stage.detach() for stage in super().decompose(x))
+
+class Writing(Laplacian):
+    def decompose(self, x):
+        stages = tuple(stage.clone() for stage in super().decompose(x))
+        x.data.mul_(0.5)
+        return stages
 
 class Refusing(Laplacian):
     def __init__(self, options, facts):

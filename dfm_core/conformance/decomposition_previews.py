@@ -52,7 +52,7 @@ def previews_go_coarse_to_fine(decomposition: Decomposition, x: Tensor) -> Measu
 def unit_gain(decomposition: Decomposition, x: Tensor) -> Measurement:
     """Every preview of a constant image is that constant: the low band keeps the mean."""
     constant = constant_like(x)
-    stages = decomposition.decompose(constant)
+    stages = decomposition.decompose(constant.clone())
     value = constant[(slice(None), slice(None), *[slice(1)] * (x.ndim - 2))]
     error = max(float((decomposition.recompose(stages[: k + 1]) - value).abs().max()) for k in range(len(stages)))
     remedy = (

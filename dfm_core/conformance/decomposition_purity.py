@@ -34,7 +34,7 @@ def repeatable(decomposition: Decomposition, x: Tensor) -> Measurement:
     """The same input gives the same bits, whatever was called in between; no global random state is read or changed."""
 
     def once() -> Stages:
-        stages = decomposition.decompose(x)
+        stages = decomposition.decompose(x.clone())
         previews = _all_previews(decomposition, stages)
         decomposition.recompose(decomposition.decompose(-x))
         return (*stages, *previews, *_all_previews(decomposition, stages))
@@ -50,7 +50,7 @@ def repeatable(decomposition: Decomposition, x: Tensor) -> Measurement:
 @law("decomposition")
 def samples_are_independent(decomposition: Decomposition, x: Tensor) -> Measurement:
     """A sample's stages and previews do not depend on the rest of the batch."""
-    stages, alone = decomposition.decompose(x), decomposition.decompose(x[:1])
+    stages, alone = decomposition.decompose(x.clone()), decomposition.decompose(x[:1].clone())
     noise = noise_stages(decomposition, x)
     together, single = decomposition.recompose(noise), decomposition.recompose([stage[:1] for stage in noise])
     pairs = [*zip(stages, alone, strict=True), (together, single)]
@@ -91,9 +91,9 @@ def unaffected_by_autocast(decomposition: Decomposition, x: Tensor) -> Measureme
     """Under autocast to bfloat16 the stages and the reconstruction are those without it."""
     if not torch.amp.is_autocast_available(x.device.type):
         return Measurement()
-    stages = decomposition.decompose(x)
+    stages = decomposition.decompose(x.clone())
     with torch.autocast(x.device.type, dtype=torch.bfloat16):
-        inside = decomposition.decompose(x)
+        inside = decomposition.decompose(x.clone())
         together = decomposition.recompose(stages)
     pairs = [*zip(inside, stages, strict=True), (together, decomposition.recompose(stages))]
     error = max(deviation(one, other) for one, other in pairs)

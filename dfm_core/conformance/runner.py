@@ -92,11 +92,13 @@ class Trial:
             return replace(judge(law, [("", lambda: all_built(self.attempts))]), cases=len(built))
         if not built:
             return LawResult(law.name, law.summary, "skipped", message=f"nothing was built: see {BUILDS}")
-        calls = [
-            (attempt.case.name, functools.partial(law.check, attempt.component, *attempt.case.inputs))
-            for attempt in (built[:1] if law.once else built)
-        ]
-        return judge(law, calls)
+        judged = built[:1] if law.once else built
+        return judge(law, [(attempt.case.name, functools.partial(_measure, law, attempt)) for attempt in judged])
+
+
+def _measure(law: Law, attempt: Attempt) -> Measurement:
+    """Measure a law in one case; inputs are copied, so that a component that writes into them breaks one law only."""
+    return law.check(attempt.component, *(tensor.clone() for tensor in attempt.case.inputs))
 
 
 def check_component(

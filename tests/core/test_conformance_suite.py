@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import subprocess
@@ -28,6 +29,7 @@ from dfm_core.conformance import (
     parametrize_with_checks,
 )
 from dfm_core.conformance.cases import cases_of, plain_grid
+from dfm_core.conformance.fresh_process import FreshProcessError, call_fresh
 from dfm_core.conformance.law import Law, at_least, at_most
 from dfm_core.conformance.runner import BUILDS, Trial, judge
 from dfm_core.conformance.subject import subject_of
@@ -291,6 +293,20 @@ def test_an_expected_failure_of_no_law_is_an_error() -> None:
         parametrize_with_checks("laplacian", expected_failures={"gradient_flows": "misspelt"})
     with pytest.raises(UnknownComponentError):
         parametrize_with_checks("laplacain")
+
+
+def test_a_component_that_writes_into_its_input_breaks_one_law(registry: Registry) -> None:
+    assert set(broken(check_component("acme/writing", registry=registry))) == {"inputs_unchanged"}
+
+
+@pytest.mark.slow
+def test_what_a_fresh_process_says_is_passed_on() -> None:
+    assert call_fresh(divmod, 7, 3) == (2, 1)
+    with pytest.raises(FreshProcessError, match="(?s)^ZeroDivisionError: .*Traceback") as raised:
+        call_fresh(divmod, 7, 0)
+    assert raised.value.reason.count("\n") == 0
+    with pytest.raises(FreshProcessError, match="it ended with exit code 3"):
+        call_fresh(os._exit, 3)
 
 
 def test_the_suite_needs_neither_pytest_nor_hypothesis_nor_the_trainer() -> None:
