@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -87,9 +88,16 @@ def as_data(subject: Subject, laws: Sequence[LawResult], composition: Sequence[L
 
 
 def print_results(title: str, results: Sequence[LawResult]) -> None:
-    """Print a table: law, state, the worst number and its bound, what to do."""
+    """Print a table: law, state, the worst number and its bound, what to do (below it where that would be narrow)."""
     columns = ["law", "state", "measured", "bound", "cases", "what to do"]
-    print_table(title, columns, [row_of(result) for result in results])
+    rows = [row_of(result) for result in results]
+    if not sys.stdout.isatty():
+        print_table(title, columns, rows)
+        return
+    print_table(title, columns[:-1], [row[:-1] for row in rows])
+    for result in results:
+        if result.message:
+            print(f"  {result.law}: {result.message}")
 
 
 def row_of(result: LawResult) -> list[str]:
