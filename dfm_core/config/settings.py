@@ -36,7 +36,7 @@ class TrainingSettings(Section):
 
     max_steps: int = Field(10_000, ge=1, description="Optimiser steps in all.")
     max_minutes: float | None = Field(
-        None, gt=0, description="Minutes after which a call stops, with a checkpoint; each call that goes on has as many."
+        None, gt=0, description="Minutes after which a call stops, with a checkpoint; each --resume has as many."
     )
     batch_size: int = Field(16, ge=1, description="Images per optimiser step, over all processes and accumulation.")
     accumulation: int = Field(1, ge=1, description="Micro-batches per optimiser step.")
@@ -90,7 +90,8 @@ class LoggingSettings(Section):
     project: str = Field("dfm", min_length=1, description="Project of the run in the sinks.")
     run_name: str | None = Field(None, min_length=1, description="Name of the run in the sinks; null for its folder's.")
     utilisation: bool = Field(
-        True, description="Count the network's FLOPs and measure the device's matmul rate at the start, to log the share."
+        True,
+        description="Count the network's FLOPs and measure the device's matmul rate at the start, to log the share.",
     )
 
 

@@ -56,7 +56,7 @@ def _pieces(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     yield _header(tensors)
     for tensor in tensors.values():
         plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        content = memoryview(plain.numpy())
+        content = plain.numpy().data
         for start in range(0, len(content), PIECE):
             yield content[start : start + PIECE]
 

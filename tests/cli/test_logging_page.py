@@ -7,7 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from command_tools import Dfm
+from command_tools import TINY, Dfm, Rejected
+
+from dfm_core.training import sinks
 
 PAGE = Path(__file__).parents[2] / "docs" / "logging.md"
 SMALLER = [
@@ -50,3 +52,11 @@ def test_every_command_runs(dfm: Dfm, tmp_path: Path, monkeypatch: pytest.Monkey
     assert ran >= 5
     assert (tmp_path / "compared.png").is_file()
     assert (tmp_path / "runs" / "first" / "curves.png").is_file()
+
+
+def test_a_sink_whose_package_is_missing(rejected: Rejected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sinks, "find_spec", lambda name: None)
+    message = rejected("train", *TINY, "--set", "logging.sinks=wandb", "--output", tmp_path / "run")
+    assert message == "logging.sinks: wandb is not installed: pip install 'decomposable-flow-matching[log]'"
+    assert not (tmp_path / "run").exists()
+    assert "expected 'wandb' or 'trackio', got 'mlflow'" in rejected("train", "--set", "logging.sinks=[mlflow]")

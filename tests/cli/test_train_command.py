@@ -51,7 +51,9 @@ def test_a_run_says_what_it_does_and_how_to_go_on(dfm: Dfm, tmp_path: Path) -> N
 
 
 def test_what_lies_in_a_run(trained: Path) -> None:
-    assert {path.name for path in trained.iterdir()} == {"config.yaml", "metrics.jsonl", "checkpoints", "samples"}
+    assert {path.name for path in trained.iterdir()} == {
+        *("config.yaml", "metrics.jsonl", "status.json", "checkpoints", "samples"),
+    }
     assert checkpoints(trained) == [4, 6]
     config = yaml.safe_load((trained / "config.yaml").read_text())
     assert config["stages"] == [[8, 8], [16, 16]]
@@ -59,9 +61,12 @@ def test_what_lies_in_a_run(trained: Path) -> None:
     lines = metrics(trained)
     assert [line["step"] for line in lines] == [2, 4, 6]
     assert set(lines[0]) == {
-        *("step", "loss", "parts", "learning_rate", "grad_norm", "images_per_second", "seconds"),
+        *("step", "loss", "parts", "loss_by_t", "learning_rate", "grad_norm", "grad_norms", "images_per_second"),
+        *("utilisation", "data_wait", "peak_memory", "seconds"),
     }
     assert all(line["loss"] > 0 and line["grad_norm"] > 0 for line in lines)
+    assert lines[1]["utilisation"] > 0
+    assert all(set(line["grad_norms"]) == {"stage_1", "stage_2"} for line in lines)
     assert lines[0]["learning_rate"] == pytest.approx(1e-4 * 2 / 100)
     assert {name for line in lines for name in line["parts"]} <= {"stage_1", "stage_2"}
 
@@ -140,8 +145,9 @@ def test_a_resumed_run_equals_one_that_never_stopped(dfm: Dfm, trained: Path, ru
     assert [line.split()[1] for line in result.lines[:2]] == ["7/9", "8/9"]
     assert f"trained to step 9; the run lies in {run}" in result.out
     assert same(run, tmp_path / "whole")
+    timed = {"seconds", "images_per_second", "utilisation", "data_wait", "peak_memory"}
     compared = [
-        [{**line, "seconds": 0, "images_per_second": 0} for line in metrics(p)] for p in (run, tmp_path / "whole")
+        [{k: v for k, v in line.items() if k not in timed} for line in metrics(p)] for p in (run, tmp_path / "whole")
     ]
     assert compared[0] == compared[1]
 

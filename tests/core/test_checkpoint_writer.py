@@ -1,4 +1,4 @@
-"""Checkpoints written on the way: the same bits, one after the other, and no failure that training would not survive."""
+"""Checkpoints written on the way: the same bits, one after the other, and failures that training survives."""
 
 from __future__ import annotations
 

@@ -253,7 +253,7 @@ def test_a_path_to_data_chooses_the_data_set(registry: Registry) -> None:
     [
         (
             "training.max_step=5",
-            "training.max_step: unknown key. Did you mean 'max_steps', 'warmup_steps'? (from --set)",
+            "training.max_step: unknown key. Did you mean 'max_steps', 'max_minutes', 'warmup_steps'? (from --set)",
         ),
         ("max_steps=5", "max_steps: unknown key. Did you mean 'training.max_steps'? (from --set)"),
         ("decomposition.width=5", "unknown key. Did you mean 'decomposition.options.width'? (from --set)"),

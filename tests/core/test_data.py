@@ -88,6 +88,13 @@ def test_every_epoch_holds_every_sample_once(length: int, batch_size: int) -> No
         assert sorted(part) == [(index, epoch) for index in range(length)]
 
 
+def test_the_parts_of_processes_make_up_the_batches() -> None:
+    whole = drawn(BatchStream(Numbers(10), 6, seed=3), 4)
+    parts = [drawn(BatchStream(Numbers(10), 6, seed=3, part=part), 4) for part in ((0, 2), (2, 4), (4, 6))]
+    together = [element for step in range(4) for part in parts for element in part[2 * step : 2 * step + 2]]
+    assert together == whole
+
+
 def test_epochs_and_seeds_have_their_own_order() -> None:
     stream = BatchStream(Numbers(50), 50, seed=0)
     orders = [[index for index, _ in stream.elements(step)] for step in range(2)]
