@@ -84,7 +84,9 @@ def open_image(source: str | Path | IO[bytes], shortest: int | None = None, name
             return _upright(_as_rgb(file), _orientation(file))
     # Broken files make decoders raise anything: OSError, SyntaxError, ValueError, struct.error, DecompressionBombError.
     except Exception as error:
-        reason = "is in no known format" if isinstance(error, UnidentifiedImageError) else error or type(error).__name__
+        reason = (
+            "it is in no known format" if isinstance(error, UnidentifiedImageError) else error or type(error).__name__
+        )
         raise UnreadableSampleError(f"cannot read image {name or source}: {reason}") from error
 
 

@@ -135,14 +135,23 @@ def entries(module: str) -> Iterator[Entry]:
 
 
 def is_public(member: str) -> bool:
+    if member == "model_config":  # pydantic's
+        return False
     return not member.startswith("_") or (member.startswith("__") and member.endswith("__"))
 
 
 def documentation(name: str, node: Definition, below: str, around: str) -> str:
     """Text of a definition; for a field or constant the text below it, or the one around it that names it."""
-    own = ast.get_docstring(node) if isinstance(node, ast.ClassDef | ast.FunctionDef) else below
+    own = ast.get_docstring(node) if isinstance(node, ast.ClassDef | ast.FunctionDef) else below or description(node)
     words = name.strip("_").replace("_", "[_ ]")
     return own or (around if name.startswith("__") or re.search(rf"\b{words}\b", around) else "")
+
+
+def description(node: Definition) -> str:
+    """Text of a pydantic field."""
+    call = node.value if isinstance(node, ast.AnnAssign) else None
+    keywords = call.keywords if isinstance(call, ast.Call) else []
+    return next((ast.literal_eval(part.value) for part in keywords if part.arg == "description"), "")
 
 
 def line_of(name: str, node: Definition) -> str:

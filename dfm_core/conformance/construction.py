@@ -42,8 +42,11 @@ def attempts_of(subject: Subject) -> tuple[Attempt, ...]:
         return tuple(_attempt(subject, component, case) for case in cases)
 
 
-def all_built(attempts: Sequence[Attempt]) -> Measurement:
-    """It is built in every case that it does not refuse, a decomposition in one of several stages at least."""
+def all_built(attempts: Sequence[Attempt], several_stages: bool = True) -> Measurement:
+    """It is built in every case that it does not refuse, a decomposition in one of several stages at least.
+
+    several_stages: False for a component that declares to have one stage only.
+    """
     for attempt in attempts:
         if attempt.error is not None:
             message = _sentence(attempt.error)
@@ -51,7 +54,10 @@ def all_built(attempts: Sequence[Attempt]) -> Measurement:
     refused = [attempt for attempt in attempts if attempt.refusal is not None]
     for what, among in (
         ("every case", attempts),
-        ("every case of several stages", [attempt for attempt in attempts if attempt.case.several_stages]),
+        (
+            "every case of several stages",
+            [attempt for attempt in attempts if several_stages and attempt.case.several_stages],
+        ),
     ):
         if among and all(attempt in refused for attempt in among):
             first = among[0]

@@ -89,7 +89,8 @@ class Trial:
             return LawResult(law.name, law.summary, "skipped", message=exemption)
         built = [attempt for attempt in self.attempts if attempt.component is not None]
         if law.name == BUILDS:
-            return replace(judge(law, [("", lambda: all_built(self.attempts))]), cases=len(built))
+            several = getattr(self.subject.resolved.spec, "several_stages", True)
+            return replace(judge(law, [("", lambda: all_built(self.attempts, several))]), cases=len(built))
         if not built:
             return LawResult(law.name, law.summary, "skipped", message=f"nothing was built: see {BUILDS}")
         judged = built[:1] if law.once else built

@@ -45,13 +45,14 @@ class DecompositionSpec(ComponentSpec):
     linear: decompose is linear. orthonormal: it keeps the squared norm. critically_sampled: as many coefficients as
     inputs. zero_mean_details: a constant image has empty detail stages. Where a property depends on the options
     (say `domain`), give the names of the options' values that have it as {"option": "value"}; see `holds`. media: what
-    it splits.
+    it splits. several_stages: it takes more than one stage.
     """
 
     linear: bool = False
     orthonormal: bool | dict[str, str] = False
     critically_sampled: bool | dict[str, str] = False
     zero_mean_details: bool = False
+    several_stages: bool = True
     media: frozenset[str] = frozenset({"image"})
 
     def holds(self, capability: str, options: BaseModel) -> bool:

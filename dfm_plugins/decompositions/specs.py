@@ -71,6 +71,7 @@ SPECS = [
         orthonormal=True,
         critically_sampled=True,
         zero_mean_details=True,
+        several_stages=False,
     ),
     DecompositionSpec(
         name="laplacian",

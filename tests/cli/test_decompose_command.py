@@ -132,7 +132,7 @@ def test_mistakes(mistake: str, rejected: Rejected, photo: Path) -> None:
 def test_photos_that_cannot_be_read(rejected: Rejected, photo: Path) -> None:
     Path("broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
     Path("cut.png").write_bytes(photo.read_bytes()[:3000])
-    assert "cannot read image broken.jpg: cannot identify image file" in rejected("decompose", "broken.jpg", code=1)
+    assert "cannot read image broken.jpg: it is in no known format" in rejected("decompose", "broken.jpg", code=1)
     assert "cannot read image cut.png: " in rejected("decompose", "cut.png", code=1)
     message = rejected("decompose", "nothing.jpg", code=1)
     assert message == f"no file {Path('nothing.jpg').absolute()}; expected a picture, such as a JPEG or PNG"

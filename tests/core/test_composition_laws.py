@@ -7,14 +7,14 @@ import re
 from pathlib import Path
 
 import pytest
+from built_in_components import built_in, needs_files
 from fake_plugins import FakeSite
 
 from dfm_core.conformance import LawResult, LawSkipped, check_composition, composition, laws_of
 from dfm_core.conformance.composition.small_config import SIZES
 from dfm_core.conformance.composition.small_model import Once
 from dfm_core.conformance.subject import subject_of
-from dfm_core.plugins.kinds import KINDS
-from dfm_core.plugins.registry import Registry, default_registry
+from dfm_core.plugins.registry import Registry
 
 QUICK = {"depth": 1, "width": 16, "heads": 1}
 LAWS = [law.name for law in laws_of("composition")]
@@ -240,7 +240,7 @@ def test_what_failed_is_not_tried_again() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [(kind, name) for kind in KINDS for name in default_registry().names(kind) if name != "folder"],
+    [(kind, name) for kind, name in built_in() if not needs_files(kind, name)],
 )
 def test_every_built_in_component_makes_a_model(kind: str, name: str) -> None:
     found = by_law(check_composition(name, kind=kind))

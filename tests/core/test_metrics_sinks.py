@@ -143,7 +143,7 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     train_and_resume(tmp_path / "run", "wandb")
     number = json.loads((tmp_path / "run" / "sinks.json").read_text())["id"]
     parts = sorted((tmp_path / "run" / "wandb").glob(f"offline-run-*-{number}/run-{number}.wandb"))
-    assert len(parts) == 2  # of one run: `wandb sync` puts them together
+    assert 1 <= len(parts) <= 2  # of one run: `wandb sync` puts them together; begun in one second they share a file
     deadline = time.monotonic() + 10  # its own process writes, and may do so a little later
     while time.monotonic() < deadline and not all(b"grad_norms/stage_1" in part.read_bytes() for part in parts):
         time.sleep(0.05)

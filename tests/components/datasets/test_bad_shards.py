@@ -82,7 +82,7 @@ def test_keys_that_would_steer_a_terminal_are_printed_harmlessly(tmp_path: Path)
     with pytest.raises(UnreadableSampleError) as caught:
         dataset.load(0, 0)
     assert str(caught.value).isprintable()
-    assert "a.tar: '\\x1b[2J\\n' (.png): is in no known format" in str(caught.value)
+    assert "a.tar: '\\x1b[2J\\n' (.png): it is in no known format" in str(caught.value)
 
 
 def test_a_shard_cut_anywhere_gives_the_samples_before_the_cut(
@@ -236,10 +236,10 @@ def test_unreadable_samples_name_shard_and_key(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     contents = {
         "cut": (png(0, (40, 40))[:-30], "."),
-        "empty": (b"", "is in no known format"),
-        "words": (b"not a picture", "is in no known format"),
+        "empty": (b"", "it is in no known format"),
+        "words": (b"not a picture", "it is in no known format"),
         "bomb": (bomb(60_000, 60_000), "decompression bomb"),
-        "postscript": (postscript(), "is in no known format"),
+        "postscript": (postscript(), "it is in no known format"),
     }
     names = list(contents)
     path = write_shard(tmp_path / "a.tar", [*numbered(range(60), 0), *((f"{n}.jpg", contents[n][0]) for n in names)])
