@@ -25,9 +25,11 @@ FILE = re.compile(r"# file: (\w+\.py)\n")
 SMALLER = ["--max-steps", "2", "--device", "cpu"]
 SMALLER_NEW = [
     *("--batch-size", "2"),
-    *("--set", "backbone.options.depth=1", "--set", "backbone.options.width=32", "--set", "backbone.options.heads=2"),
     *("--set", "flow.statistics_images=4"),
     *("--set", "logging.tensorboard=false"),
+]
+SMALLER_NETWORK = [
+    *("--set", "backbone.options.depth=1", "--set", "backbone.options.width=32", "--set", "backbone.options.heads=2"),
 ]
 SMALLER_IN_PYTHON = (
     'max_steps=2, batch_size=2, device="cpu", flow={"statistics_images": 4}, '
@@ -56,7 +58,8 @@ def smaller(arguments: list[str]) -> list[str]:
         return arguments
     if "--resume" in arguments:
         return [*arguments, "--max-steps", "3"]
-    return [*arguments, *SMALLER, *SMALLER_NEW]
+    network = [] if "--backbone" in arguments else SMALLER_NETWORK
+    return [*arguments, *SMALLER, *SMALLER_NEW, *network]
 
 
 @pytest.fixture
