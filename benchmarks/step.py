@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
 
 import torch
 from paired import paired_ratio, verdict
@@ -25,31 +26,29 @@ from dfm_core.stage_space import StageStatistics
 CLASSES = tuple(map(str, range(1000)))
 
 
-def compose(decomposition: str, stages: list[int], size: str, device: torch.device) -> Composition:
-    """One model of `size` at 256 tokens."""
-    values = {"decomposition": decomposition, "stages": stages, "backbone": {"name": "dit", "options": {"size": size}}}
+def compose(decomposition: str, stages: object, backbone: Mapping[str, object], device: torch.device) -> Composition:
+    """One model; of `dit`'s, at 256 tokens."""
+    values = {"decomposition": decomposition, "stages": stages, "backbone": backbone}
     config = resolve_config(ConfigRequest(values=values)).config
-    ones = (0.5,) * len(stages)
+    ones = (0.5,) * len(config.stages)
     statistics = StageStatistics(ones, ones, 1)
     return Assembler(config, default_registry()).compose(DataDescription(3, CLASSES), statistics, device)
 
 
 class Stepper:
-    """A training step without data loading: objective, backward, AdamW."""
+    """A training step without data loading: objective, backward, AdamW. size: of a sample, without channels."""
 
-    def __init__(self, composition: Composition, batch: int, resolution: int, device: torch.device) -> None:
+    def __init__(self, composition: Composition, batch: int, size: tuple[int, ...], device: torch.device) -> None:
         self.objective = composition.objective()
         self.optimizer = torch.optim.AdamW(composition.model.parameters(), lr=1e-4, fused=True)
-        self.images = torch.rand(batch, 3, resolution, resolution, device=device) * 2 - 1
-        self.labels = torch.arange(batch, device=device)
+        self.clean = torch.rand(batch, 3, *size, device=device) * 2 - 1
+        self.batch = {"video" if len(size) == 3 else "image": self.clean, "label": torch.arange(batch, device=device)}
         self.composition, self.device, self.count = composition, device, 0
 
     def __call__(self) -> None:
         self.count += 1
-        batch = len(self.images)
-        report = self.objective(
-            {"image": self.images, "label": self.labels}, BatchRandomness(0, self.count, 0, batch, batch)
-        )
+        batch = len(self.clean)
+        report = self.objective(self.batch, BatchRandomness(0, self.count, 0, batch, batch))
         report.loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -67,7 +66,7 @@ class Stepper:
         times = []
         for _ in range(repeats):
             start = time.perf_counter()
-            self.composition.space.to_stages(self.images)
+            self.composition.space.to_stages(self.clean)
             if self.device.type == "cuda":
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
@@ -84,8 +83,11 @@ def main() -> None:
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     full, half = arguments.resolution, arguments.resolution // 2
-    plain = Stepper(compose("identity", [full], arguments.size, device), arguments.batch, full, device)
-    staged = Stepper(compose("laplacian", [half, full], arguments.size, device), arguments.batch, full, device)
+    backbone = {"name": "dit", "options": {"size": arguments.size}}
+    plain, staged = (
+        Stepper(compose(name, stages, backbone, device), arguments.batch, (full, full), device)
+        for name, stages in (("identity", [full]), ("laplacian", [half, full]))
+    )
 
     flops = staged.flops() / plain.flops()
     print(f"FLOPs, two stages over one: {flops:.5f} (bound 1.005: {'held' if flops <= 1.005 else 'NOT HELD'})")

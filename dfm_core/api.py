@@ -36,6 +36,7 @@ def build(*, registry: Registry | None = None, **settings: Any) -> Model:
     registry = registry or default_registry()
     config, objects = configure(settings, registry)
     assembler = Assembler(config, registry, objects)
+    assembler.check_media()
     dataset = assembler.dataset()
     images = statistics_batches(dataset, config.flow.statistics_images)
     return Model(assembler.compose(describe_data(dataset), None, resolve_device(config.device), images), assembler)

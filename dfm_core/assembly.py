@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from dfm_core.composition import Composition, DataDescription
+from dfm_core.composition import Composition, DataDescription, check_other_sizes
 from dfm_core.config.settings import ComponentChoice
-from dfm_core.errors import CompositionError, StageSizeError
+from dfm_core.errors import CompositionError
 from dfm_core.interfaces.autoencoder import Autoencoder, AutoencoderFacts
 from dfm_core.interfaces.backbone import Backbone, BackboneFacts
 from dfm_core.interfaces.dataset import Dataset, DatasetFacts, Split
 from dfm_core.interfaces.decomposition import Decomposition, DecompositionFacts
 from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageSchedule, StageScheduleFacts
 from dfm_core.interfaces.timestep_sampler import TimestepSampler, TimestepSamplerFacts
+from dfm_core.latent_sizes import latent_sizes, pixel_size
+from dfm_core.media import PLURAL, check_media, holds_clips, is_image_as_clip
 from dfm_core.plugins.kinds import KINDS
 from dfm_core.plugins.registry import OBJECT_PREFIX
 from dfm_core.preconditioning import VelocityModel
 from dfm_core.randomness import derive_seed
 from dfm_core.stage_space import StageSpace, StageStatistics, estimate_statistics
-from dfm_core.stages import Size, StageLayout, format_size
+from dfm_core.stages import StageLayout, format_size
 
 if TYPE_CHECKING:
     from dfm_core.config.run_config import RunConfig
@@ -106,18 +108,29 @@ class Assembler:
                         now["version"],
                     )
 
+    def check_media(self, kinds: Iterable[str] = KINDS) -> None:
+        """Raise CompositionError if a component does not take what the stages hold, images or clips.
+
+        Components given as objects declare nothing.
+        """
+        check_media(self.config, self.registry, [kind for kind in kinds if kind not in self.objects])
+
     def dataset(self, split: Split = "train") -> Dataset:
-        """Make the data set of a split, at the finest stage's size."""
-        return cast(Dataset, self.make("dataset", DatasetFacts(self.config.stages[-1], split, self.config.seed)))
+        """Make the data set of a split, at the finest stage's size; of images, where clips have one frame."""
+        self.check_media(["dataset"])
+        size = self.config.stages[-1]
+        if "dataset" not in self.objects and is_image_as_clip(self.config, self.registry):
+            size = size[1:]
+        return cast(Dataset, self.make("dataset", DatasetFacts(size, split, self.config.seed)))
 
     def autoencoder(self, channels: int, device: torch.device) -> Autoencoder:
         """Make the autoencoder, frozen and in evaluation mode."""
-        autoencoder: Autoencoder = self.make("autoencoder", AutoencoderFacts(channels))
+        autoencoder: Autoencoder = self.make("autoencoder", AutoencoderFacts(channels, holds_clips(self.config)))
         return autoencoder.to(device).eval().requires_grad_(False)
 
     def decomposition(self, autoencoder: Autoencoder) -> Decomposition:
         """Make the decomposition of the autoencoder's latents."""
-        sizes = latent_sizes(self.config.stages, autoencoder.downsample_factor)
+        sizes = latent_sizes(self.config.stages, autoencoder)
         return cast(Decomposition, self.make("decomposition", DecompositionFacts(sizes, autoencoder.channels)))
 
     def compose(
@@ -128,9 +141,11 @@ class Assembler:
         batches: Iterable[Mapping[str, torch.Tensor]] = (),
     ) -> Composition:
         """Make everything but the data set. statistics: known ones, or None to estimate them from batches of data."""
+        self.check_media(kind for kind in KINDS if kind != "dataset")
         autoencoder = self.autoencoder(data.channels, device)
         decomposition = self.decomposition(autoencoder)
         check_latents(data, autoencoder, decomposition)
+        check_other_sizes(data, autoencoder, decomposition)
         layout = stage_layout(decomposition)
         if statistics is None:
             there = ({name: value.to(device) for name, value in batch.items()} for batch in batches)
@@ -167,15 +182,6 @@ def with_objects(config: RunConfig, objects: Objects) -> RunConfig:
     return config.model_copy(update=choices)
 
 
-def latent_sizes(stages: Sequence[Size], factor: int) -> tuple[Size, ...]:
-    """Divide stage sizes in pixels by the autoencoder's factor. Raises StageSizeError if one does not divide."""
-    wrong = [format_size(size) for size in stages if any(length % factor for length in size)]
-    if wrong:
-        near = ",".join(format_size([max(1, round(n / factor)) * factor for n in size]) for size in stages)
-        raise StageSizeError(f"stages {', '.join(wrong)}: the autoencoder divides by {factor}; {near} would work")
-    return tuple(tuple(length // factor for length in size) for size in stages)
-
-
 def check_latents(data: DataDescription, autoencoder: Autoencoder, decomposition: Decomposition) -> None:
     """Raise CompositionError if the data is latents of another autoencoder, or of another size than the stages'."""
     if data.latents is None:
@@ -187,10 +193,11 @@ def check_latents(data: DataDescription, autoencoder: Autoencoder, decomposition
         )
     expected = (autoencoder.channels, *decomposition.facts.stage_sizes[-1])
     if data.latents.shape != expected:
-        factor = autoencoder.downsample_factor
-        made_of = format_size([length * factor for length in data.latents.shape[1:]])
+        size = data.latents.shape[1:]
+        made_of = format_size(pixel_size(autoencoder, size))
+        media = PLURAL["video" if len(size) == 3 else "image"]
         raise CompositionError(
-            f"the data is latents {format_size(data.latents.shape)}, of images of {made_of} pixels, and the finest "
+            f"the data is latents {format_size(data.latents.shape)}, of {media} of {made_of} pixels, and the finest "
             f"stage needs {format_size(expected)}; end the stages with {made_of}, or encode at another size"
         )
 

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dfm_core.errors import CompositionError
+from dfm_core.errors import CompositionError, StageShapeError, StageSizeError
 from dfm_core.generation import GenerationStep, Guidance, generate
+from dfm_core.interfaces.autoencoder import Autoencoder
 from dfm_core.interfaces.dataset import StoredLatents
+from dfm_core.interfaces.decomposition import Decomposition
 from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageSchedule
 from dfm_core.interfaces.timestep_sampler import TimestepSampler
+from dfm_core.latent_sizes import latent_size
 from dfm_core.objective import FlowObjective
 from dfm_core.preconditioning import VelocityModel
 from dfm_core.stage_space import StageSpace, StageStatistics
-from dfm_core.stages import StageLayout
+from dfm_core.stages import Size, StageLayout, format_size
 
 if TYPE_CHECKING:
     from dfm_core.config.run_config import RunConfig
@@ -27,11 +30,13 @@ class DataDescription:
     """What a model must know of the data it was trained on.
 
     channels: of its images. classes: names of its labels. latents: who made them, where the data is stored latents.
+    other_sizes: of samples besides those of the finest stage's (images among clips).
     """
 
     channels: int
     classes: tuple[str, ...]
     latents: StoredLatents | None = None
+    other_sizes: tuple[Size, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,8 +119,9 @@ def data_from_snapshot(saved: Mapping[str, Any]) -> tuple[DataDescription, Stage
     data, statistics = saved["data"], saved["statistics"]
     stored = data.get("latents")
     latents = StoredLatents(stored["autoencoder"], tuple(stored["shape"])) if stored else None
+    other_sizes = tuple(tuple(size) for size in data.get("other_sizes", ()))
     return (
-        DataDescription(data["channels"], tuple(data["classes"]), latents),
+        DataDescription(data["channels"], tuple(data["classes"]), latents, other_sizes),
         StageStatistics(tuple(statistics["rms"]), tuple(statistics["std"]), statistics["num_images"]),
     )
 
@@ -128,3 +134,17 @@ def check_autoencoder(saved: Mapping[str, Any], composition: Composition) -> Non
             f"this model was trained with the autoencoder {before}, which is now {now}: its weights or options have "
             "changed; put the former ones back"
         )
+
+
+def check_other_sizes(data: DataDescription, autoencoder: Autoencoder, decomposition: Decomposition) -> None:
+    """Raise CompositionError if the data holds samples, besides those of the finest stage, that cannot be split."""
+    for size in data.other_sizes:
+        try:
+            decomposition.layout((autoencoder.channels, *latent_size(autoencoder, size)))
+        except (StageShapeError, StageSizeError) as error:
+            sizes = ",".join(map(format_size, decomposition.facts.stage_sizes))
+            raise CompositionError(
+                f"the data also holds samples of {format_size(size)} (an image is a clip of one frame), which stages "
+                f"{sizes} cannot split: {error}; give all stages as many frames, or causal ones such as 3 and 5 (the "
+                "first on its own), or leave the images out"
+            ) from error

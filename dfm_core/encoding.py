@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from dfm_core.assembly import Assembler, latent_sizes
-from dfm_core.errors import DataError, DFMError, UnreadableSampleError, UsageError
+from dfm_core.assembly import Assembler
+from dfm_core.errors import DataError, DFMError, UnreadableSampleError
 from dfm_core.interfaces.dataset import Dataset, Sample, Split
 from dfm_core.latent_shards import LatentShards, add_latent, count_latents, describe_shards, open_folder, writing_shard
+from dfm_core.latent_sizes import latent_sizes
 from dfm_core.randomness import derive_generator
-from dfm_core.stages import format_size
 from dfm_core.training.data import UnreadableSamples, load_in_order
 from dfm_core.training.distributed import World
 
@@ -29,7 +29,7 @@ Loaded = tuple[int, Sample | DFMError]
 
 @dataclass(frozen=True)
 class EncodingSettings:
-    """What is stored: which split, in which type, each image a second time mirrored (flip), how many images a shard."""
+    """What is stored: which split, in which type, all a second time mirrored (flip), how many samples a shard."""
 
     split: Split = "train"
     precision: Literal["float16", "float32"] = "float16"
@@ -56,16 +56,13 @@ class Encoding:
 
     def __init__(self, assembler: Assembler, settings: EncodingSettings, device: torch.device) -> None:
         self.settings, self._device, self._config = settings, device, assembler.config
-        if len(self._config.stages[-1]) != 2:
-            raise UsageError(
-                f"expected stages like 256 or 256x384, height × width; got {format_size(self._config.stages[-1])}"
-            )
+        assembler.check_media(["dataset", "autoencoder"])
         self.dataset = assembler.dataset(settings.split)
         check_images(self.dataset)
         self.autoencoder = assembler.autoencoder(self.dataset.channels, device)
         self.latent_shape = (
             self.autoencoder.channels,
-            *latent_sizes(self._config.stages, self.autoencoder.downsample_factor)[-1],
+            *latent_sizes(self._config.stages[-1:], self.autoencoder)[-1],
         )
 
     @property
@@ -126,10 +123,8 @@ class Encoding:
         """Yield key, latent and label of samples, and of their mirrored copies."""
         if not samples:
             return
-        for index, sample in samples.items():
-            if "image" not in sample:
-                raise DataError(f"expected images, sample {index} holds {', '.join(sorted(sample))}")
-        images = torch.stack([torch.as_tensor(sample["image"]) for sample in samples.values()]).to(self._device)
+        found = [pictures(sample, index, len(self._config.stages[-1])) for index, sample in samples.items()]
+        images = torch.stack(found).to(self._device)
         copies = {"": images, "-flip": images.flip(-1)} if self.settings.flip else {"": images}
         latents = {suffix: self._latents(copy, [*samples], suffix) for suffix, copy in copies.items()}
         for place, (index, sample) in enumerate(samples.items()):
@@ -160,12 +155,11 @@ class Encoding:
     def _describe(self, folder: Path, counts: Mapping[str, int]) -> LatentShards:
         """Write `dataset.json`. counts: latents of the shards where that is known; the others are looked into."""
         lengths = {name: counts[name] if name in counts else count_latents(folder / name) for name in self.shards}
-        height, width = self._config.stages[-1]
         description = LatentShards(
             shards=lengths,
             classes=self.dataset.classes,
             channels=self.dataset.channels,
-            size=(height, width),
+            size=self._config.stages[-1],
             latent_shape=self.latent_shape,
             autoencoder=self.autoencoder.key,
             precision=self.settings.precision,
@@ -176,12 +170,32 @@ class Encoding:
         return description
 
 
+def pictures(sample: Sample, index: int, dimensions: int) -> Tensor:
+    """The image (C, H, W) or clip (C, T, H, W) of sample `index`.
+
+    dimensions: of a size, 2 for images, 3 for clips, of which an image is one of one frame. Raises DataError for a
+    sample with neither, or of other dimensions.
+    """
+    medium = next((name for name in ("image", "video") if name in sample), None)
+    if medium is None:
+        raise DataError(f"expected images or clips, sample {index} holds {', '.join(sorted(sample))}")
+    found = torch.as_tensor(sample[medium])
+    found = found.unsqueeze(1) if dimensions == 3 and found.ndim == 3 else found
+    if found.ndim != dimensions + 1:
+        raise DataError(f"expected samples of {dimensions + 1} dimensions, sample {index} is {tuple(found.shape)}")
+    return found
+
+
 def check_images(dataset: Dataset) -> None:
-    """Raise DataError unless a data set has images to encode."""
+    """Raise DataError unless a data set has images or clips to encode."""
     if len(dataset) == 0:
-        raise DataError(f"expected at least one image, the {dataset.facts.split} split of the data set has none")
+        raise DataError(f"expected at least one sample, the {dataset.facts.split} split of the data set has none")
     if dataset.latents is not None:
-        raise DataError("the data set holds latents already; expected images")
+        raise DataError("the data set holds latents already; expected images or clips")
+    if dataset.sections() is not None:
+        raise DataError(
+            "the data set holds samples of several sizes (images among clips); expected one: leave the others out"
+        )
 
 
 def split_range(indices: range, size: int) -> list[range]:

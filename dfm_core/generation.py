@@ -1,4 +1,4 @@
-"""Noise to images, stage by stage: schedule, solver, guidance, previews."""
+"""Noise to images or clips, stage by stage: schedule, solver, guidance, previews."""
 
 from __future__ import annotations
 
@@ -53,12 +53,15 @@ class GenerationStep:
     space: StageSpace
 
     def preview(self) -> Tensor:
-        """Images from the visible stages, (B, C, H_k, W_k), nominally in [-1, 1], at the resolution of the last one."""
+        """Images from the visible stages, (B, C, H_k, W_k), nominally in [-1, 1], at the resolution of the last one.
+
+        Clips: (B, C, T_k, H_k, W_k).
+        """
         return self.space.to_images(self.stages[: self.num_visible])
 
 
 def initial_noise(layout: StageLayout, seed: int, indices: Sequence[int], device: torch.device) -> Stages:
-    """Gaussian noise for images `indices`: image i is drawn from (seed, i) on the CPU, wherever it is used."""
+    """Gaussian noise for images or clips `indices`: number i is drawn from (seed, i) on the CPU, wherever it is."""
     generators = [derive_generator(seed, "image", index) for index in indices]
     return tuple(torch.stack([torch.randn(s.shape, generator=g) for g in generators]).to(device) for s in layout)
 
@@ -102,7 +105,7 @@ def generate(
     solver: str = "euler",
     guidance: Guidance | None = None,
 ) -> Iterator[GenerationStep]:
-    """Generate images `indices` of `seed`, yielding the state after every solver step.
+    """Generate images or clips `indices` of `seed`, yielding the state after every solver step.
 
     labels: one class an index, or None. The bits of image i depend on (seed, i) and its label only (on one CPU).
     """
@@ -129,7 +132,7 @@ def generate(
 
 
 def generate_images(steps: Iterator[GenerationStep]) -> Tensor:
-    """Run a generation to its end and return the images (B, C, H, W), clamped to [-1, 1]."""
+    """Run a generation to its end and return the images (B, C, H, W), clips (B, C, T, H, W), clamped to [-1, 1]."""
     last = None
     for last in steps:  # noqa: B007 (the last state is the result)
         pass

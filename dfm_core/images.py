@@ -140,7 +140,7 @@ def make_grid(images: Tensor | Sequence[Tensor], columns: int | None = None, pad
 
 def save_png(path: str | Path, pixels: Pixels) -> None:
     """Write (H, W, 3) or (H, W) of uint8 as PNG; the file appears complete or not at all."""
-    with _complete_or_absent(Path(path)) as temporary:
+    with complete_or_absent(path) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG")
 
 
@@ -153,12 +153,14 @@ def save_gif(path: str | Path, frames: Sequence[Pixels], duration_ms: int | Sequ
         raise DataError("expected at least one frame for an animation, got none")
     first, *others = [Image.fromarray(frame) for frame in frames]
     duration = duration_ms if isinstance(duration_ms, int) else list(duration_ms)
-    with _complete_or_absent(Path(path)) as temporary:
+    with complete_or_absent(path) as temporary:
         first.save(temporary, format="GIF", save_all=True, append_images=others, duration=duration, loop=0)
 
 
 @contextmanager
-def _complete_or_absent(path: Path) -> Iterator[Path]:
+def complete_or_absent(path: str | Path) -> Iterator[Path]:
+    """Give the name of a temporary file beside `path` that becomes it at the end, or goes where something fails."""
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -1,4 +1,4 @@
-"""Numbers about a decomposition of one image, for `dfm decompose` and for notebooks."""
+"""Numbers about a decomposition of one image or clip, for `dfm decompose` and for notebooks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dfm_core.stages import StageLayout, Stages
 
 @dataclass(frozen=True)
 class StageNumbers:
-    """One stage of one image.
+    """One stage of one image or clip.
 
     energy: its share of the sum of squares over all stages, every stage enlarged to the finest one's pixels. For
     orthogonal transforms (dct, orthogonal wavelets) this is the share of the image's energy.
@@ -30,7 +30,7 @@ class StageNumbers:
 
 @dataclass(frozen=True)
 class DecompositionReport:
-    """A decomposed image: its stages, its cumulative previews, and how exactly it came back.
+    """A decomposed image or clip: its stages, its cumulative previews, and how exactly it came back.
 
     stages, previews: with a batch dimension of 1. largest_error, mean_error: absolute, of values in [-1, 1].
     """
@@ -45,7 +45,7 @@ class DecompositionReport:
 
 @torch.no_grad()
 def inspect_decomposition(decomposition: Decomposition, image: Tensor) -> DecompositionReport:
-    """Decompose and recompose an image (1, C, H, W) in [-1, 1] and measure each stage."""
+    """Decompose and recompose an image (1, C, H, W) or a clip (1, C, T, H, W) in [-1, 1] and measure each stage."""
     layout = decomposition.layout(image.shape[1:])
     stages = decomposition.decompose(image)
     previews = tuple(decomposition.recompose(stages[: index + 1]) for index in range(len(stages)))

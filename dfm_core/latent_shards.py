@@ -72,7 +72,7 @@ def writing_shard(path: Path) -> Iterator[tarfile.TarFile]:
 
 
 def add_latent(tar: tarfile.TarFile, key: str, latent: NDArray[Any], label: int | None) -> None:
-    """Add one sample. latent: (C, H, W) in the type that is stored."""
+    """Add one sample. latent: (C, H, W), of clips (C, T, H, W), in the type that is stored."""
     content = BytesIO()
     np.save(content, latent, allow_pickle=False)
     _add(tar, key + LATENT, content.getvalue())

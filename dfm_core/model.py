@@ -38,7 +38,7 @@ logger = logging.getLogger("dfm")
 
 
 class Model:
-    """A composition with weights. Images are (B, C, H, W) float32 in [-1, 1]."""
+    """A composition with weights. Images are (B, C, H, W) float32 in [-1, 1], clips (B, C, T, H, W)."""
 
     def __init__(self, composition: Composition, assembler: Assembler, schedule: ComponentChoice | None = None) -> None:
         """Wrap a composition. schedule: of generation, where it is not that of the training (see `with_schedule`)."""
@@ -52,11 +52,11 @@ class Model:
         return self.composition.data.classes
 
     def decompose(self, images: Tensor) -> Stages:
-        """Split images into stages as the flow sees them."""
+        """Split images or clips into stages as the flow sees them; a model of clips takes an image as one frame."""
         return self.composition.space.to_stages(images.to(self.composition.device))
 
     def recompose(self, stages: Sequence[Tensor]) -> Tensor:
-        """Put the first k stages together: images at stage k's resolution."""
+        """Put the first k stages together: images or clips at stage k's resolution."""
         return self.composition.space.to_images(stages)
 
     def with_schedule(self, name: str | None = None, **options: object) -> Model:
@@ -119,7 +119,7 @@ class Model:
         solver: str | None = None,
         first_index: int = 0,
     ) -> Iterator[GenerationStep]:
-        """Generate `num` images as one batch and yield the state after every step, with a preview on request.
+        """Generate `num` images or clips as one batch and yield the state after every step, with a preview on request.
 
         labels: class names or numbers, in turn. cfg: guidance weight, 1 none. Image i depends on seed and
         first_index + i.
@@ -141,7 +141,10 @@ class Model:
         )
 
     def generate(self, num: int = 16, *, batch_size: int | None = None, **settings: Any) -> Tensor:
-        """Generate images (num, C, H, W) in [-1, 1]; settings as in `stream`. The batch size does not change them."""
+        """Generate images (num, C, H, W) or clips (num, C, T, H, W) in [-1, 1]; settings as in `stream`.
+
+        The batch size does not change them.
+        """
         size = batch_size or self.composition.config.sampling.batch_size
         parts = [(start, min(size, num - start)) for start in range(0, num, size)]
         return torch.cat([generate_images(self.stream(n, first_index=start, **settings)) for start, n in parts])

@@ -47,7 +47,7 @@ class FlowObjective:
         return tuple(f"stage_{index + 1}" for index in range(self.space.decomposition.num_stages))
 
     def __call__(self, batch: dict[str, Tensor], randomness: BatchRandomness) -> LossReport:
-        """Return the loss of a batch {"image" or "latent": (B, C, H, W), "label": (B,)} with the given randomness."""
+        """Return the loss of a batch {"image", "video" or "latent": (B, C, *spatial), "label": (B,)}."""
         device = next(iter(batch.values())).device
         data = self.space.batch_to_stages(batch, randomness.own("latents", device))
         draw = draw_timesteps(self.timestep_sampler, randomness, device)

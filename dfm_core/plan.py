@@ -7,14 +7,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from dfm_core.assembly import Assembler, check_latents, check_schedule, stage_layout
-from dfm_core.composition import DataDescription
+from dfm_core.composition import DataDescription, check_other_sizes
 from dfm_core.interfaces.backbone import Backbone
 from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageScheduleFacts
 from dfm_core.interfaces.timestep_sampler import TimestepSamplerFacts
 from dfm_core.network_facts import mean_square, meta_batch
+from dfm_core.plugins.kinds import KINDS
 from dfm_core.stages import StageLayout, format_size
 
 FLOAT_BYTES = 4
@@ -30,7 +34,7 @@ class TrainingPlan:
     stages: per stage its resolution in the decomposition's units and the shape of its tensor. backbone: what the
     network says of itself. flops: of forward and backward of one optimiser step. generation_steps: of the schedule.
     Memory in bytes: state (weights, gradients, two moments, EMA, all float32), activations (what autograd keeps of one
-    micro-batch), stage_bytes (data, noise, noisy inputs, velocities and so on of one micro-batch).
+    micro-batch, attention in fused kernels), stage_bytes (data, noise, noisy inputs, velocities and so on of one).
     """
 
     stages: list[dict[str, str]]
@@ -51,9 +55,11 @@ class TrainingPlan:
 def plan_training(assembler: Assembler, data: DataDescription) -> TrainingPlan:
     """Make everything but the weights (on the meta device), see that it fits together, and count."""
     config = assembler.config
+    assembler.check_media(kind for kind in KINDS if kind != "dataset")
     autoencoder = assembler.autoencoder(data.channels, torch.device("cpu"))
     decomposition = assembler.decomposition(autoencoder)
     check_latents(data, autoencoder, decomposition)
+    check_other_sizes(data, autoencoder, decomposition)
     layout = stage_layout(decomposition)
     grid = plan_generation(assembler, layout)
     with torch.device("meta"):
@@ -86,16 +92,47 @@ def plan_generation(assembler: Assembler, layout: StageLayout) -> ScheduleGrid:
 def measure_step(backbone: Backbone, layout: StageLayout, batch: int, data: DataDescription) -> tuple[int, int]:
     """FLOPs of forward and backward, and bytes that autograd keeps in between, for a batch on the meta device."""
     arguments = meta_batch(layout, batch, bool(data.classes))
-    kept: dict[Any, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage.nbytes()
-        return tensor
-
+    kept = _Kept()
     weights = {p.untyped_storage()._cdata for p in backbone.parameters()}
     with FlopCounterMode(display=False) as counter:
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with saved_tensors_hooks(kept.keep, lambda tensor: tensor), _FusedAttention(kept):
             velocities = backbone(*arguments)
         mean_square(velocities).backward()
-    return int(counter.get_total_flops()), sum(size for key, size in kept.items() if key not in weights)
+    return int(counter.get_total_flops()), sum(size for key, size in kept.sizes.items() if key not in weights)
+
+
+class _Kept:
+    """Bytes of the storages that are kept for the backward pass."""
+
+    def __init__(self) -> None:
+        self.sizes: dict[Any, int] = {}
+        self._alive: list[Tensor] = []
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        self.sizes[storage._cdata] = storage.nbytes()
+        self._alive.append(tensor)  # else another storage may get its address
+        return tensor
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Keep of attention what the fused kernels keep: its inputs, its output and one number a row.
+
+    On the meta device torch takes the plain way, which keeps the weights of all pairs of tokens.
+    """
+
+    def __init__(self, kept: _Kept) -> None:
+        super().__init__()
+        self._kept = kept
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is not scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        with saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor):
+            output = func(*args, **(kwargs or {}))
+        inputs = [value for value in (*args, *(kwargs or {}).values()) if isinstance(value, Tensor)]
+        for tensor in (*inputs, output, output.detach().new_empty(output.shape[:-1])):
+            self._kept.keep(tensor)
+        return output

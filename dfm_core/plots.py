@@ -104,17 +104,30 @@ def stage_picture(stage: Tensor, channels: int, is_first: bool) -> tuple[Picture
 
     channels: of the image; a tensor with a multiple of them holds one sub-band each.
     """
+    gain, shown = stage_gain(stage, is_first)
+    bands = num_bands(stage, channels)
+    return bands_picture(stage * gain, bands), shown if bands == 1 else f"{bands} sub-bands, {shown}"
+
+
+def stage_gain(stage: Tensor, is_first: bool) -> tuple[float, str]:
+    """Factor by which a stage's tensor is shown, and the words for it: 1 for a first stage within [-1, 1]."""
     stage = stage.float().cpu()
     # The 99.5th percentile, not the maximum: one bright edge must not turn the whole residual grey.
     peak = float(torch.quantile(stage.abs().flatten()[:: max(1, stage.numel() // 100_000)], 0.995))
     if is_first and peak <= 1:
-        gain, shown = 1.0, "shown as is"
-    else:
-        gain = 1 / max(peak, 1e-6)
-        shown = f"shown ×{gain:.2g}" if peak else "empty"
-    bands = stage.shape[0] // channels if stage.shape[0] % channels == 0 else stage.shape[0]
-    pictures = [to_picture(band * gain) for band in stage.chunk(bands)]
-    return tile(pictures), shown if bands == 1 else f"{bands} sub-bands, {shown}"
+        return 1.0, "shown as is"
+    gain = 1 / max(peak, 1e-6)
+    return gain, f"shown ×{gain:.2g}" if peak else "empty"
+
+
+def num_bands(stage: Tensor, channels: int) -> int:
+    """How many sub-bands of `channels` channels a stage's tensor (C_s, *spatial) has; else one a channel."""
+    return stage.shape[0] // channels if stage.shape[0] % channels == 0 else stage.shape[0]
+
+
+def bands_picture(stage: Tensor, bands: int) -> Picture:
+    """Picture of a stage's tensor (C_s, H, W) in [-1, 1], its sub-bands as tiles."""
+    return tile([to_picture(band) for band in stage.float().cpu().chunk(bands)])
 
 
 def tile(pictures: Sequence[Picture]) -> Picture:

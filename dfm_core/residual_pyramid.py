@@ -15,6 +15,7 @@ from torch import Tensor
 from dfm_core.errors import StageShapeError, StageSizeError
 from dfm_core.interfaces.decomposition import Decomposition, DecompositionFacts
 from dfm_core.stages import Size, StageLayout, Stages, StageShape, format_size
+from dfm_core.time_grid import is_causal, on_frames, plain_sizes, shape_on_frames
 
 
 class ResidualPyramid(Decomposition):
@@ -23,6 +24,9 @@ class ResidualPyramid(Decomposition):
     X^1 = down(x, 1), X^s = down(x, s) − up(down(x, s−1), s); preview s = up(preview s−1, s) + X^s. Exact for *any*
     pair, linear or not. A subclass writes `down` and `up`, and checks in `__init__` that the sizes are possible for it.
     Both run in float32 (or float64, as the input), outside autocast; half precision is converted on the way in and out.
+    Both get images, or clips whose number of frames changes; other clips come as a batch of their frames. On a causal
+    time grid the first frame comes as an image, and the others as a clip. The option `time_grid` (TimeGrid in
+    dfm_core.plugins) chooses the grid; without it the frame counts say which.
     A transform that wants other coordinates than the residual image also overrides `stage_shape`, `to_stage` and
     `from_stage`; one whose enlargement depends on more than the two sizes overrides `expand`.
     """
@@ -30,10 +34,36 @@ class ResidualPyramid(Decomposition):
     def __init__(self, options: BaseModel, facts: DecompositionFacts) -> None:
         super().__init__(options, facts)
         _check_growing(facts.stage_sizes)
+        self._causal = is_causal(getattr(options, "time_grid", "auto"), facts.stage_sizes)
+
+    @property
+    def causal(self) -> bool:
+        """Whether the frames after the first keep the ratios, the first being a picture in every stage: 3 of 5 frames.
+
+        False for images and where all stages have as many frames.
+        """
+        return self._causal
+
+    def plain_sizes(self, sizes: Sequence[Size]) -> list[Size]:
+        """Return the sizes of all stages as `down` and `up` see them; for what a subclass checks in `__init__`.
+
+        (height, width) where all have as many frames; on a causal grid, where the first frame comes on its own at the
+        same heights and widths, those of the others.
+        """
+        return plain_sizes(sizes, self.causal)
+
+    def whole_size(self, size: Size) -> Size:
+        """Return the size that users write for one of `plain_sizes`: with the frames, and with the first of them."""
+        if len(size) < len(self.facts.stage_sizes[-1]):
+            return (self.facts.stage_sizes[-1][0], *size)
+        return (size[0] + 1, *size[1:]) if self.causal else size
 
     @abstractmethod
     def down(self, x: Tensor, size: Size) -> Tensor:
-        """Low-pass x (B, C, *spatial) to (B, C, *size), size < spatial, with unit gain: a constant stays itself."""
+        """Low-pass x (B, C, *spatial) to (B, C, *size), size < spatial, with unit gain: a constant stays itself.
+
+        Along an axis whose length stays (as frames may), nothing changes.
+        """
 
     @abstractmethod
     def up(self, x: Tensor, size: Size) -> Tensor:
@@ -70,16 +100,14 @@ class ResidualPyramid(Decomposition):
                 f"got {tuple(shape)} (without the batch)"
             )
         sizes = self.scaled_sizes(shape[1:])
-        return StageLayout(tuple(StageShape(size, self.stage_shape(sizes, i)) for i, size in enumerate(sizes)))
+        return StageLayout(tuple(StageShape(size, self._shape(sizes, i)) for i, size in enumerate(sizes)))
 
     def decompose(self, x: Tensor) -> Stages:
         """Split x (B, C, *spatial) into S tensors with the shapes of `layout(x.shape[1:])`."""
         sizes = [stage.resolution for stage in self.layout(x.shape[1:])]
         with exact_arithmetic(x.device):
-            fine = x.to(working_dtype(x))
-            lows = [*(self.down(fine, size) for size in sizes[:-1]), fine]
-            residuals = [lows[0], *(lows[i] - self.expand(lows[i - 1], sizes, i) for i in range(1, len(lows)))]
-            return tuple(self.to_stage(residual, sizes, i).to(x.dtype) for i, residual in enumerate(residuals))
+            stages = on_frames(self._split, [x.to(working_dtype(x))], sizes, self.causal)
+            return tuple(stage.to(x.dtype) for stage in stages)
 
     def recompose(self, stages: Sequence[Tensor]) -> Tensor:
         """Put the first k = len(stages) stages together: (B, C, *resolution of stage k), 1 ≤ k ≤ S.
@@ -88,12 +116,31 @@ class ResidualPyramid(Decomposition):
         """
         sizes = self._sizes_of(stages)
         with exact_arithmetic(stages[0].device):
-            details = [self.from_stage(s.to(working_dtype(s)), sizes, i) for i, s in enumerate(stages)]
-            preview = details[0]
-            # Chained, not summed: enlarging 16->32->64 is not 16->64 (bilinear: 0.1 apart).
-            for index, detail in enumerate(details[1:], start=1):
-                preview = self.expand(preview, sizes, index) + detail
+            (preview,) = on_frames(self._join, [s.to(working_dtype(s)) for s in stages], sizes, self.causal)
             return preview.to(stages[0].dtype)
+
+    def _shape(self, sizes: Sequence[Size], stage_index: int) -> tuple[int, ...]:
+        return shape_on_frames(lambda some_sizes: self.stage_shape(some_sizes, stage_index), sizes, self.causal)
+
+    def _split(self, tensors: Sequence[Tensor], sizes: Sequence[Size]) -> list[Tensor]:
+        """Split one tensor into stages."""
+        (fine,) = tensors
+        lows = [*(fine if fine.shape[2:] == size else self.down(fine, size) for size in sizes[:-1]), fine]
+        residuals = [lows[0], *(lows[i] - self._expanded(lows[i - 1], sizes, i) for i in range(1, len(lows)))]
+        return [self.to_stage(residual, sizes, i) for i, residual in enumerate(residuals)]
+
+    def _join(self, stages: Sequence[Tensor], sizes: Sequence[Size]) -> list[Tensor]:
+        """Put stages together to one tensor."""
+        details = [self.from_stage(stage, sizes, i) for i, stage in enumerate(stages)]
+        preview = details[0]
+        # Chained, not summed: enlarging 16->32->64 is not 16->64 (bilinear: 0.1 apart).
+        for index, detail in enumerate(details[1:], start=1):
+            preview = self._expanded(preview, sizes, index) + detail
+        return [preview]
+
+    def _expanded(self, preview: Tensor, sizes: Sequence[Size], stage_index: int) -> Tensor:
+        # The first frame of a causal clip stays as it is where only the number of frames changes.
+        return preview if preview.shape[2:] == sizes[stage_index] else self.expand(preview, sizes, stage_index)
 
     def _sizes_of(self, stages: Sequence[Tensor]) -> tuple[Size, ...]:
         """Preview sizes of all S stages, from the shapes of the first few. Raises StageShapeError if these disagree."""
@@ -103,7 +150,7 @@ class ResidualPyramid(Decomposition):
         got, want = stages[0].shape[2:], built[0].shape[1:]
         if len(got) != len(want) or 0 in got:
             raise StageShapeError(f"stage 1: expected (B, C, *{len(want)} spatial sizes), got {tuple(stages[0].shape)}")
-        scaled = [Fraction(g, w) * f for g, w, f in zip(got, want, self.facts.stage_sizes[-1], strict=True)]
+        scaled = [self._scaled_back(axis, *lengths) for axis, lengths in enumerate(zip(got, want, strict=True))]
         if any(length.denominator != 1 for length in scaled):
             raise StageShapeError(
                 f"stage 1 of size {format_size(got)} belongs to no input: built for {format_size(want)}, "
@@ -114,6 +161,14 @@ class ResidualPyramid(Decomposition):
         if len({len(stage) for stage in stages}) != 1:
             raise StageShapeError(f"stages of different batch sizes: {[len(stage) for stage in stages]}")
         return tuple(stage.resolution for stage in layout)
+
+    def _scaled_back(self, axis: int, got: int, want: int) -> Fraction:
+        """Length of an input whose first stage has `got` elements along an axis, where this was built for `want`."""
+        finest = self.facts.stage_sizes[-1][axis]
+        if want == finest:
+            return Fraction(got)
+        apart = int(self.causal and axis == 0)
+        return Fraction(got - apart, want - apart) * (finest - apart) + apart
 
 
 def working_dtype(x: Tensor) -> torch.dtype:

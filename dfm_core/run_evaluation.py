@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from dfm_core.assembly import Assembler
+from dfm_core.clip_gallery import SHEET_COLUMNS, grid_of_clips
+from dfm_core.clips import contact_sheet, write_gif
 from dfm_core.composition import Composition
 from dfm_core.gallery import grid_columns
 from dfm_core.generation import generate_images
@@ -43,14 +45,17 @@ class SkippedSamples:
 def fixed_choice(dataset: Dataset, count: int) -> list[int]:
     """Indices of at most `count` samples, the same for the same data and seed.
 
-    Drawn over the whole of it, or from `shuffle_window` of its shards, where it has any.
+    Drawn over the whole of it, or from `shuffle_window` of its shards, or from the first of its sections, where it has
+    any.
     """
     if dataset.shard_lengths() is not None:
         # All shards may be far away and large.
         return EpochOrder(dataset, derive_seed(dataset.facts.seed, "fixed choice")).indices(0, 0, count)
     # Not the first ones: folders are sorted by class.
     generator = derive_generator(dataset.facts.seed, "fixed choice")
-    return torch.randperm(len(dataset), generator=generator)[:count].tolist()
+    sections = dataset.sections()
+    length = len(dataset) if sections is None else sections[0].length
+    return torch.randperm(length, generator=generator)[:count].tolist()
 
 
 def statistics_batches(
@@ -66,7 +71,8 @@ def statistics_batches(
 def save_sample_grid(composition: Composition, path: Path | None) -> None:
     """Generate the run's own samples, always from the same noise, and write them as one picture; None: write nothing.
 
-    With several processes all of them generate, since they may share the network, and one writes.
+    Clips: a contact sheet, a row a clip, and beside it a GIF. With several processes all of them generate, since they
+    may share the network, and one writes.
     """
     sampling = composition.config.sampling
     classes = len(composition.data.classes)
@@ -75,8 +81,14 @@ def save_sample_grid(composition: Composition, path: Path | None) -> None:
         indices = range(first, min(first + sampling.batch_size, sampling.num))
         labels = [index % classes for index in indices] if classes else None
         images.append(generate_images(composition.generate(indices, labels, seed=composition.config.seed)).cpu())
-    if path is not None:
-        save_png(path, make_grid(torch.cat(images), grid_columns(sampling.num, min(classes, sampling.num))))
+    if path is None:
+        return
+    samples, columns = torch.cat(images), grid_columns(sampling.num, min(classes, sampling.num))
+    if samples.ndim == 5:
+        save_png(path, contact_sheet(samples, SHEET_COLUMNS))
+        write_gif(path.with_suffix(".gif"), grid_of_clips(samples, columns), sampling.frame_rate)
+    else:
+        save_png(path, make_grid(samples, columns))
 
 
 def validation(

@@ -53,7 +53,9 @@ def describe_data(dataset: Dataset) -> DataDescription:
     """What a model must know of a data set. Raises DataError if it is empty."""
     if len(dataset) == 0:
         raise DataError("the training data is empty; expected at least one sample")
-    return DataDescription(dataset.channels, dataset.classes, dataset.latents)
+    sizes = {section.size for section in dataset.sections() or () if section.length}
+    others = tuple(sorted(sizes - {tuple(dataset.facts.size)}))
+    return DataDescription(dataset.channels, dataset.classes, dataset.latents, others)
 
 
 def start_run(
@@ -76,6 +78,7 @@ def start_run(
         RunDirectory.check_new(output)  # before the data is read, not after
     check_sinks(config.logging.sinks)
     assembler = Assembler(config, registry, objects)
+    assembler.check_media()
     with joined_processes(assembler) as world:
         reporter = reporter_of(world, reporter)
         dataset = assembler.dataset()
@@ -136,7 +139,7 @@ def resume_run(
 
 def check_same_data(path: Path, before: DataDescription, now: DataDescription) -> None:
     """Raise CheckpointError if the data is no longer what the run at `path` was trained on, naming what differs."""
-    for name in ("classes", "channels", "latents"):
+    for name in ("classes", "channels", "latents", "other_sizes"):
         old, new = getattr(before, name), getattr(now, name)
         if old != new:
             raise CheckpointError(

@@ -11,6 +11,7 @@ from torch import Tensor
 from dfm_core.errors import CompositionError
 from dfm_core.interfaces.autoencoder import Autoencoder
 from dfm_core.interfaces.decomposition import Decomposition
+from dfm_core.latent_sizes import latent_size
 from dfm_core.preconditioning import SIGMA_FLOOR
 from dfm_core.stages import Stages
 
@@ -38,9 +39,10 @@ class StageStatistics:
 
 
 class StageSpace:
-    """The way from images, or from their stored latents, to stages and back.
+    """The way from images or clips, or from their stored latents, to stages and back.
 
-    scales: divisor of each stage before noising (1 where not standardised).
+    scales: divisor of each stage before noising (1 where not standardised). Where the stages are those of clips,
+    an image (B, C, H, W) is a clip of one frame, (B, C, 1, H, W).
     """
 
     def __init__(self, autoencoder: Autoencoder, decomposition: Decomposition, scales: Sequence[float]) -> None:
@@ -48,35 +50,49 @@ class StageSpace:
         self.decomposition = decomposition
         self.scales = tuple(scales)
 
+    @property
+    def holds_clips(self) -> bool:
+        """Whether the stages are those of clips."""
+        return len(self.decomposition.facts.stage_sizes[-1]) == 3
+
     @torch.no_grad()
     def to_stages(self, images: Tensor, generator: torch.Generator | None = None) -> Stages:
-        """Encode, decompose and scale images (B, C, H, W) in [-1, 1]. Runs in float32, whatever the network runs in.
+        """Encode, decompose and scale images (B, C, H, W) or clips (B, C, T, H, W) in [-1, 1].
 
-        generator: on the images' device, for autoencoders that draw latents in training; None encodes to the mean.
+        Runs in float32, whatever the network runs in. generator: on the images' device, for autoencoders that draw
+        latents in training; None encodes to the mean.
         """
+        if self.holds_clips and images.ndim == 4:
+            images = images.unsqueeze(2)
         return self.latents_to_stages(encode_images(self.autoencoder, images, generator))
 
     @torch.no_grad()
     def latents_to_stages(self, latents: Tensor) -> Stages:
-        """Decompose and scale latents (B, C, H, W), in float32."""
+        """Decompose and scale latents (B, C, H, W) or (B, C, T, H, W), in float32."""
         with torch.autocast(latents.device.type, enabled=False):
             stages = self.decomposition.decompose(latents)
         return tuple(s if scale == 1 else s / scale for s, scale in zip(stages, self.scales, strict=True))
 
     def batch_to_stages(self, batch: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Stages:
-        """Stages of a batch with "image" (B, C, H, W) in [-1, 1] or "latent" (B, C, H, W); `to_stages` says the rest.
+        """Stages of a batch with "image" (B, C, H, W) or "video" (B, C, T, H, W) in [-1, 1], or "latent" of either.
 
-        Raises CompositionError for a batch with neither.
+        `to_stages` says the rest. Raises CompositionError for a batch with none of them, and for clips where the stages
+        are those of images.
         """
         if "latent" in batch:
             return self.latents_to_stages(batch["latent"])
-        if "image" in batch:
-            return self.to_stages(batch["image"], generator)
-        raise CompositionError(f"expected a batch with images or latents, got {', '.join(sorted(batch))}")
+        if "video" in batch and not self.holds_clips:
+            raise CompositionError(
+                f"expected a batch of images, got clips {tuple(batch['video'].shape)}; give the stages frames"
+            )
+        for medium in ("image", "video"):
+            if medium in batch:
+                return self.to_stages(batch[medium], generator)
+        raise CompositionError(f"expected a batch with images, clips or latents, got {', '.join(sorted(batch))}")
 
     @torch.no_grad()
     def to_images(self, stages: Sequence[Tensor]) -> Tensor:
-        """Unscale, recompose and decode the first k stages: the preview at stage k's resolution, (B, C, H_k, W_k)."""
+        """Unscale, recompose and decode the first k stages: the preview at stage k's resolution, (B, C, *size_k)."""
         unscaled = [s if scale == 1 else s * scale for s, scale in zip(stages, self.scales, strict=False)]
         with torch.autocast(stages[0].device.type, enabled=False):
             return self.autoencoder.decode(self.decomposition.recompose(unscaled))
@@ -84,12 +100,11 @@ class StageSpace:
 
 @torch.no_grad()
 def encode_images(autoencoder: Autoencoder, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Latents of images (B, C, H, W), without autocast. generator: see `StageSpace.to_stages`."""
+    """Latents of images (B, C, H, W) or clips (B, C, T, H, W), without autocast. generator: see `to_stages`."""
     with torch.autocast(images.device.type, enabled=False):
         if generator is None or not autoencoder.stochastic:
             return autoencoder.encode(images)
-        factor = autoencoder.downsample_factor
-        shape = (len(images), autoencoder.channels, *(length // factor for length in images.shape[2:]))
+        shape = (len(images), autoencoder.channels, *latent_size(autoencoder, images.shape[2:]))
         return autoencoder.draw(images, torch.randn(shape, generator=generator, device=images.device))
 
 

@@ -61,5 +61,6 @@ def dfm_presets() -> list[PresetSpec]:
         "defaults-accelerator": "What changes where there is a GPU.",
         "defaults-data": "What changes with --data: images from a folder.",
         "quickstart": "A small model of simple shapes, trained in minutes on two CPU cores.",
+        "video-quickstart": "A small model of moving shapes, trained in minutes on two CPU cores.",
     }
     return [PresetSpec(name, summary, PRESETS / f"{name}.yaml") for name, summary in summaries.items()]

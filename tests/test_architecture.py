@@ -26,9 +26,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("plugins",),
     ("config",),
     ("stages", "flow", "randomness", "interfaces"),
+    ("time_grid", "latent_sizes"),
     ("residual_pyramid", "preconditioning", "stage_space", "solvers", "loss_report", "images", "latent_shards"),
+    ("clip_sources", "clips", "clip_gallery"),
     ("figures", "objective", "generation", "conformance", "plots", "gallery", "inspection", "network_facts"),
-    ("devices", "composition"),
+    ("clip_plots",),
+    ("devices", "composition", "media"),
     ("assembly",),
     ("training",),
     ("model", "plan", "run_evaluation", "run_processes", "run_status", "runs", "run_list", "run_curves", "encoding"),
@@ -42,7 +45,7 @@ TOP = ("__init__",)
 
 # What a third party may rely on, and the helper that the built-in components share with core.
 STABLE = ("interfaces", "stages", "flow", "residual_pyramid", "randomness", "plugins", "conformance", "errors")
-SHARED_WITH_PLUGINS = ("images",)
+SHARED_WITH_PLUGINS = ("images", "clips")
 # The trainer knows objective(batch): nothing of stages, decompositions or schedules.
 TRAINING_MAY_IMPORT = ("training", "errors", "randomness", "loss_report", "config.settings", "interfaces.dataset")
 

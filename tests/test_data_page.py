@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from clip_files import write_video
 from PIL import Image
 
 from dfm_core.cli.app import main
@@ -29,7 +31,7 @@ SMALLER = [
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with photos of cats and dogs; what is kept elsewhere goes there too."""
+    """A folder with photos of cats and dogs, and with clips; what is kept elsewhere goes there too."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     generator = np.random.default_rng(0)
@@ -37,12 +39,16 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         place = tmp_path / "photos" / ("cats" if index % 2 else "dogs")
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(generator.integers(0, 256, (90, 70, 3), dtype=np.uint8)).save(place / f"{index}.png")
+        for folder in ("clips", "both"):
+            write_video(tmp_path / folder / "waves" / f"{index}.mp4", 20, first=20 * index)
+    shutil.copytree(tmp_path / "photos" / "cats", tmp_path / "both" / "cats")
     return tmp_path
 
 
 def test_commands_and_code_run_in_their_order(
     workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("av")
     library = pytest.importorskip("datasets")
     library.disable_progress_bars()
     monkeypatch.setattr(library.config, "HF_DATASETS_CACHE", str(workplace / "cache"))

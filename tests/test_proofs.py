@@ -1,4 +1,4 @@
-"""Slow proofs: one batch is learned by heart, and the quickstart draws what it is asked for."""
+"""Slow proofs: images and moving clips are learned by heart, and the quickstart draws what it is asked for."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import dfm_core as dfm
 from dfm_core.assembly import Assembler
@@ -53,6 +54,34 @@ def test_three_hundred_steps_learn_one_batch_by_heart(decomposition: str) -> Non
         rate.step()
         losses.append(float(report.loss))
     assert sum(losses[-50:]) / 50 < 0.2 * sum(losses[:5]) / 5
+
+
+@pytest.mark.slow
+def test_clips_that_were_learned_by_heart_move(tmp_path: Path) -> None:
+    """Four shapes on their way to the right, in 1500 steps."""
+    model = dfm.train(
+        dataset={"name": "moving_shapes", "options": {"train_clips": 4, "validation_clips": 0}},
+        backbone={"name": "video_dit", "options": {"depth": 3, "width": 64, "heads": 2, "token_grid": 4}},
+        **{"frames": 4, "stages": [8, 16], "max_steps": 1500, "batch_size": 8, "device": "cpu", "quiet": True},
+        flow={"statistics_images": 4, "label_dropout": 0.0},
+        training={"learning_rate": 3e-3, "warmup_steps": 20, "rate_schedule": "cosine", "ema_decay": 0.98},
+        logging={"tensorboard": False, "sample_every": 0},
+        output=str(tmp_path / "run"),
+    )
+    dataset, clips = model.assembler.dataset(), model.generate(4, seed=3)
+    for index in range(4):
+        expected = centres(torch.as_tensor(dataset.load(index, 0)["video"]))
+        assert expected[-1] - expected[0] > 4
+        assert centres(clips[index]) == pytest.approx(expected, abs=0.8)
+
+
+def centres(clip: Tensor) -> list[float]:
+    """Column of the middle of what stands out from a clip's background, of each frame."""
+    background = clip.flatten(1).median(1).values[:, None, None, None]
+    away = (clip - background).abs().sum(0)
+    shape = (away > away.amax((1, 2), keepdim=True) / 2).double()
+    columns = torch.arange(shape.shape[2], dtype=torch.float64)
+    return ((shape.sum(1) * columns).sum(1) / shape.sum((1, 2))).tolist()
 
 
 def test_the_quickstart_fits_its_four_minutes() -> None:

@@ -28,7 +28,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "AutoencoderKLWan",
         {
             **{"base_dim": 4, "z_dim": 4, "dim_mult": [1, 1, 1], "num_res_blocks": 1},
-            **{"temperal_downsample": [False, True]},
+            **{"temperal_downsample": [True, True]},
             **{"latents_mean": [0.1, -0.2, 0.3, 0.4], "latents_std": [0.5, 1.0, 2.0, 3.0]},
         },
     ),

@@ -1,4 +1,4 @@
-"""`dfm encode`: pictures to latents, once, so that training need not encode them again and again."""
+"""`dfm encode`: pictures or clips to latents, once, so that training need not encode them again and again."""
 
 from __future__ import annotations
 
@@ -31,20 +31,22 @@ INTERRUPTED = 130
 @command
 def encode(
     flags: ConfigFlags,
-    images: Annotated[str | None, typer.Argument(help="The images: the same as --data.", metavar="DATA")] = None,
+    images: Annotated[
+        str | None, typer.Argument(help="The images or clips: the same as --data.", metavar="DATA")
+    ] = None,
     split: Annotated[Literal["train", "validation"], typer.Option(help="Which part of the data set.")] = "train",
     precision: Annotated[
         Literal["float16", "float32"], typer.Option(help="Type in which latents are stored.")
     ] = "float16",
-    flip: Annotated[bool, typer.Option("--flip", help="Store every image a second time, mirrored.")] = False,
-    shard_size: Annotated[int, typer.Option(help="Images of a shard.", min=1)] = 1000,
+    flip: Annotated[bool, typer.Option("--flip", help="Store everything a second time, mirrored.")] = False,
+    shard_size: Annotated[int, typer.Option(help="Images or clips of a shard.", min=1)] = 1000,
     nproc: Nproc = None,
     json: Json = False,
 ) -> None:
-    """Store images as latents.
+    """Store images or clips as latents.
 
-    Writes tar shards to the folder --output: the images at the finest stage's size, encoded by --autoencoder. The same
-    command goes on with a folder that is not complete.
+    Writes tar shards to the folder --output: the images or clips at the finest stage's size, encoded by --autoencoder.
+    The same command goes on with a folder that is not complete.
     """
     if images is not None and flags.data is not None:
         raise UsageError(f"the data is given twice, {images} and --data {flags.data}; give it once")
@@ -78,14 +80,16 @@ def encode_images(config: RunConfig, settings: EncodingSettings, say: Callable[[
     from dfm_core.assembly import Assembler
     from dfm_core.devices import resolve_device
     from dfm_core.encoding import Encoding
+    from dfm_core.media import media_noun
     from dfm_core.plugins.registry import default_registry
     from dfm_core.training.distributed import joined_world
 
     with joined_world(resolve_device(config.device)) as world:
         encoding = Encoding(Assembler(config, default_registry()), settings, world.device)
-        say(f"{len(encoding.dataset)} images of {write_size(config.stages[-1])} pixels; on {world.device}")
+        noun = media_noun(config)
+        say(f"{len(encoding.dataset)} {noun} of {write_size(config.stages[-1])} pixels; on {world.device}")
         say(f"latents {write_size(encoding.latent_shape)} of {encoding.autoencoder.key}")
-        return encoding.write(Path(str(config.output)), world, warning, reporter(say))
+        return encoding.write(Path(str(config.output)), world, warning, reporter(say, noun))
 
 
 def ignore(message: str) -> None:
@@ -105,8 +109,8 @@ def termination_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def reporter(say: Callable[[str], None]) -> Callable[[Progress], None]:
-    """Return a function that tells how far this process is when a shard is finished."""
+def reporter(say: Callable[[str], None], noun: str) -> Callable[[Progress], None]:
+    """Return a function that tells how far this process is when a shard is finished. noun: images or clips."""
     begin, told = time.perf_counter(), 0
 
     def report(progress: Progress) -> None:
@@ -115,8 +119,8 @@ def reporter(say: Callable[[str], None]) -> Callable[[Progress], None]:
             return
         told = progress.shards
         speed = progress.images / (time.perf_counter() - begin)
-        done = f"shard {progress.shards}/{progress.num_shards}  {progress.images} of {progress.num_images} images"
-        say(f"{done}  {speed:.3g} images/s")
+        done = f"shard {progress.shards}/{progress.num_shards}  {progress.images} of {progress.num_images} {noun}"
+        say(f"{done}  {speed:.3g} {noun}/s")
 
     return report
 
@@ -131,7 +135,8 @@ def say_result(folder: Path, shards: LatentShards, seconds: float) -> None:
     """Print what lies in the folder now, and unless --quiet how to train on it."""
     latents, number = sum(shards.shards.values()), len(shards.shards)
     if shards.unreadable:
-        print(f"{shards.unreadable} unreadable image{'s' * (shards.unreadable != 1)} skipped")
+        noun = "clip" if len(shards.size or ()) == 3 else "image"
+        print(f"{shards.unreadable} unreadable {noun}{'s' * (shards.unreadable != 1)} skipped")
     print(f"{latents} latents in {number} shard{'s' * (number != 1)} lie in {folder}; {seconds:.1f} s")
     if not output_options().quiet:
         print(

@@ -32,7 +32,10 @@ class ConfigFlags:
     """The flags, one a field; None where one was not given."""
 
     decomposition: Annotated[str | None, _flag("How data is split into stages.", "NAME")] = None
-    stages: Annotated[str | None, _flag("Sizes in pixels, coarse to fine: 32,64 or 48x64,96x128.", "SIZES")] = None
+    stages: Annotated[
+        str | None, _flag("Sizes in pixels, coarse to fine: 32,64 or 48x64,96x128; of clips 8x32x32,8x64x64.", "SIZES")
+    ] = None
+    frames: Annotated[int | None, _flag("Frames of a clip: 32,64 becomes 8x32x32,8x64x64.", "N")] = None
     backbone: Annotated[str | None, _flag("The network.", "NAME")] = None
     schedule: Annotated[str | None, _flag("Stage schedule: how generation visits the stages.", "NAME")] = None
     timestep_sampler: Annotated[str | None, _flag("Timesteps of a training batch.", "NAME")] = None
@@ -41,7 +44,7 @@ class ConfigFlags:
     data: Annotated[str | None, _flag("Folder, file or URL of the data.", "PATH")] = None
     max_steps: Annotated[int | None, _flag("Optimiser steps in all.", "N")] = None
     max_minutes: Annotated[float | None, _flag("Minutes after which to stop, with a checkpoint.", "N")] = None
-    batch_size: Annotated[int | None, _flag("Images per optimiser step.", "N")] = None
+    batch_size: Annotated[int | None, _flag("Images or clips per optimiser step.", "N")] = None
     output: Annotated[str | None, _flag("Folder of the run.", "PATH")] = None
     parallel: Annotated[
         str | None, _flag("With several processes: ddp (a copy of the network in each) or fsdp (a shard).", "NAME")
@@ -59,6 +62,7 @@ class ConfigFlags:
 KEYS = {
     "decomposition": "decomposition.name",
     "stages": "stages",
+    "frames": "frames",
     "backbone": "backbone.name",
     "schedule": "stage_schedule.name",
     "timestep_sampler": "timestep_sampler.name",

@@ -1,4 +1,4 @@
-"""`dfm sample`: generate images from a run or an exported model."""
+"""`dfm sample`: generate images or clips from a run or an exported model."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 @command
 def sample(
     run: Annotated[Path, typer.Argument(help="Folder of a run, or of an exported model.", metavar="RUN")],
-    num: Annotated[int | None, typer.Option(help="How many images.", min=1, show_default="the run's, 16")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Images generated at once; changes none of them.", min=1)
+    num: Annotated[
+        int | None, typer.Option(help="How many images or clips.", min=1, show_default="the run's, 16")
     ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="How many at once; changes none of them.", min=1)] = None,
     label: Annotated[
         str | None, typer.Option(help="Classes by number or name, in turn: 0,3. All without.", metavar="LABELS")
     ] = None,
@@ -43,15 +43,20 @@ def sample(
     seed: Annotated[int, typer.Option(help="Image i depends on (seed, i).", min=0)] = 0,
     previews: Annotated[bool, typer.Option("--previews", help="Also write the preview at each stage.")] = False,
     animate: Annotated[bool, typer.Option("--animate", help="Also write a GIF of the progressive generation.")] = False,
+    frame_rate: Annotated[
+        float | None,
+        typer.Option(help="Frames a second of clips.", min=0.1, max=240, show_default="the run's, 8", metavar="FPS"),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(help="New folder for the images.", show_default="RUN/samples/<number>")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     json: Json = False,
 ) -> None:
-    """Generate images.
+    """Generate images or clips.
 
-    Writes a grid, one PNG an image, and on request the previews of the stages and an animation.
+    Writes a grid, one PNG an image (a clip: contact sheet, GIF and MP4), and on request the previews of the stages and
+    an animation.
     """
     if output is not None and output.exists():
         raise UsageError(f"{output} exists already; choose another --output, or leave it out")
@@ -59,6 +64,7 @@ def sample(
         raise UsageError(f"--cfg: expected a finite number, got {cfg}")
     counts, limits = read_counts(steps, "--steps"), read_numbers(thresholds, "--thresholds")
     from dfm_core.gallery import Gallery, grid_columns
+    from dfm_core.media import media_noun
     from dfm_core.model import load
 
     model = load(run, device=device).with_schedule(schedule, steps=counts, thresholds=limits)
@@ -74,31 +80,39 @@ def sample(
     batches = [range(first, min(first + size, num)) for first in range(0, num, size)]
     streams = [model.stream(len(batch), first_index=batch.start, labels=labels, **settings) for batch in batches]
     num_steps = model.composition.grid.num_steps
-    gallery = Gallery(grid_columns(num, len(set(classes or ()))), previews, animate)
+    noun = media_noun(model.composition.config)
+    columns, rate = grid_columns(num, len(set(classes or ()))), frame_rate or sampling.frame_rate
+    gallery = Gallery(columns, previews, animate, rate)
     begin = time.perf_counter()
     with new_folder(output, run) as folder, progress_bar(num_steps * len(batches)) as advance:
         for batch, stream in zip(batches, streams, strict=True):
             gallery.collect(counted(stream, advance))
-            info(f"{batch.stop} of {num} images")
+            info(f"{batch.stop} of {num} {noun}")
         settings |= {"steps": num_steps, "seconds": time.perf_counter() - begin}
         paths = gallery.write(folder)
-    report(paths, num, classes, settings, json)
+    report(paths, noun, num, classes, settings, json)
 
 
-def report(paths: list[Path], num: int, classes: list[int] | None, settings: dict[str, Any], json: bool) -> None:
-    """Print how the images were made and where they lie. paths: the grid first."""
+def report(
+    paths: list[Path], noun: str, num: int, classes: list[int] | None, settings: dict[str, Any], json: bool
+) -> None:
+    """Print how the images or clips (noun) were made and where they lie. paths: the grid first."""
+    from dfm_core.clip_gallery import can_write_mp4
     from dfm_core.solvers import make_solver
 
     weight, steps = settings["cfg"], settings["steps"]
     calls = steps * make_solver(settings["solver"]).calls_per_step
     if json:
         files = [path.name for path in paths]
-        made = {"folder": str(paths[0].parent), "images": num, "labels": classes}
+        made = {"folder": str(paths[0].parent), noun: num, "labels": classes}
         print_json({**made, **settings, "model_calls": calls, "files": files})
         return
     guided = "" if weight == 1 else f", each with and without label for guidance {weight:g}"
-    print(f"{calls} model calls per image ({settings['solver']}, {steps} steps{guided}); {settings['seconds']:.1f} s")
+    each, solver, seconds = noun.removesuffix("s"), settings["solver"], settings["seconds"]
+    print(f"{calls} model calls per {each} ({solver}, {steps} steps{guided}); {seconds:.1f} s")
     print(f"wrote {len(paths)} files; grid: {paths[0]}")
+    if noun == "clips" and not can_write_mp4():
+        info("clips are GIFs only; MP4 files need: pip install 'decomposable-flow-matching[video]'")
 
 
 @contextmanager

@@ -96,10 +96,12 @@ def train_run(config: RunConfig, resume: Path | None, init_from: Path | None, js
 
 def announce(path: Path, composition: Composition) -> None:
     """Say what is trained, and where, when the first step is next."""
+    from dfm_core.media import media_noun
+
     config, backbone = composition.config, composition.model.backbone
     sizes = " → ".join("×".join(map(str, size)) for size in config.stages)
     classes = f"{len(composition.data.classes)} classes" if composition.data.classes else "no labels"
-    steps = f"to step {config.training.max_steps}, {config.training.batch_size} images a step"
+    steps = f"to step {config.training.max_steps}, {config.training.batch_size} {media_noun(config)} a step"
     described = [
         f"{write_amount(sum(p.numel() for p in backbone.parameters()))} parameters",
         *(f"{key} {value}" for key, value in backbone.describe().items()),
@@ -148,6 +150,7 @@ def show_plan(config: RunConfig, json: bool) -> None:
     from dfm_core.runs import describe_data
 
     assembler = Assembler(config, default_registry())
+    assembler.check_media()
     plan = plan_training(assembler, describe_data(assembler.dataset()))
     if json:
         print_json({**asdict(plan), "memory_bytes": plan.memory_bytes, "max_steps": config.training.max_steps})

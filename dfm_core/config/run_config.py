@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, cast
 
-from pydantic import AfterValidator, BeforeValidator, Field, create_model
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, create_model
 
 from dfm_core.config.settings import (
     ComponentChoice,
@@ -15,7 +15,7 @@ from dfm_core.config.settings import (
     Section,
     TrainingSettings,
 )
-from dfm_core.config.sizes import parse_stages
+from dfm_core.config.sizes import Size, parse_stages, with_frames
 from dfm_core.plugins.kinds import KINDS
 
 
@@ -29,6 +29,12 @@ def check_device(value: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
         raise ValueError(f"expected auto, cpu, cuda, cuda:N or mps, got {value!r}")
     return value
+
+
+def check_frames(stages: tuple[Size, ...], info: ValidationInfo) -> tuple[Size, ...]:
+    """Give stages the frames that `frames` says; it is validated before them."""
+    frames = info.data.get("frames")
+    return stages if frames is None else with_frames(stages, frames)
 
 
 class RecordedFile(Section):
@@ -58,8 +64,11 @@ class RunConfig(_Components):  # type: ignore[misc, valid-type]
     Component options are plain data here; `resolve_config` checks them and fills in their defaults.
     """
 
-    stages: Annotated[tuple[tuple[int, ...], ...], BeforeValidator(parse_stages)] = Field(
-        description="Size in pixels of each stage's preview, coarse to fine."
+    frames: int | None = Field(
+        None, ge=1, description="Frames of a clip, for stages that are written as height × width; null for images."
+    )
+    stages: Annotated[tuple[Size, ...], BeforeValidator(parse_stages), AfterValidator(check_frames)] = Field(
+        description="Pixels of each stage's preview, coarse to fine: height × width, or frames × height × width."
     )
     flow: FlowSettings = _defaults(FlowSettings)
     training: TrainingSettings = _defaults(TrainingSettings)

@@ -98,8 +98,9 @@ class LoggingSettings(Section):
 class SamplingSettings(Section):
     """Defaults of generation: the sample grids in training, and what `dfm sample` does without flags."""
 
-    num: int = Field(16, ge=1, description="Images.")
-    batch_size: int = Field(16, ge=1, description="Images generated at once.")
+    num: int = Field(16, ge=1, description="Images or clips.")
+    batch_size: int = Field(16, ge=1, description="Images or clips generated at once.")
     solver: str = Field("euler", description="euler, heun, midpoint or ab2.")
     cfg: float = Field(1.0, ge=0, description="Guidance weight; 1 is none.")
     cfg_interval: tuple[float, float] = Field((0.0, 1.0), description="Range of t in which guidance is applied.")
+    frame_rate: float = Field(8.0, gt=0, le=240, description="Frames a second of the clips that are written.")

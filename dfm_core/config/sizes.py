@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Literal
 
 Size = tuple[int, ...]
 
-EXPECTED = "expected sizes from coarse to fine, like 32,64 or 48x64,96x128"
+EXPECTED = "expected sizes from coarse to fine, like 32,64 or 48x64,96x128 (of clips 8x32x32,8x64x64)"
 
 
 def parse_stages(value: object) -> tuple[Size, ...]:
@@ -26,6 +27,26 @@ def parse_stages(value: object) -> tuple[Size, ...]:
         raise ValueError(f"{EXPECTED}; got none")
     _check_growth(stages)
     return stages
+
+
+def with_frames(stages: Sequence[Size], frames: int) -> tuple[Size, ...]:
+    """Stage sizes of clips of `frames` frames: sizes height × width get that many, others must end with as many.
+
+    Raises ValueError for stages that end with another number of frames.
+    """
+    if len(stages[-1]) == 2:
+        return tuple((frames, *size) for size in stages)
+    if stages[-1][0] != frames:
+        raise ValueError(
+            f"frames is {frames}, and the stages {write_stages(stages)} end with {stages[-1][0]} frames; "
+            "give one of the two, or both alike"
+        )
+    return tuple(stages)
+
+
+def medium_of(stages: Sequence[Size]) -> Literal["image", "video"]:
+    """What stages of such sizes hold: "video" where they have frames, else "image"."""
+    return "video" if len(stages[-1]) == 3 else "image"
 
 
 def write_size(size: Sequence[int]) -> str:

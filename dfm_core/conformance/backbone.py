@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dfm_core.conformance.backbone_blocks import runs_each_block_once
 from dfm_core.conformance.backbone_dependence import (
     depends_on_label,
     depends_on_time,
@@ -14,9 +15,9 @@ from dfm_core.conformance.backbone_dependence import (
 )
 from dfm_core.conformance.backbone_examples import (
     check_shapes,
-    enlarged,
     example_for,
     num_stages,
+    other_layouts,
     placement,
     prefixes,
     prepared,
@@ -36,6 +37,7 @@ __all__ = [
     "keeps_samples_apart",
     "keeps_shapes",
     "leaves_inputs_alone",
+    "runs_each_block_once",
     "runs_in_bfloat16",
     "survives_state_dict",
     "trains_every_parameter",
@@ -110,10 +112,9 @@ def runs_in_bfloat16(backbone: Backbone, seed: int = 0) -> Measurement:
 
 @law("backbone")
 def works_at_other_sizes(backbone: Backbone, seed: int = 0) -> Measurement:
-    """Twice the size, and twice the width alone, work with the same weights."""
+    """Twice the size, twice the width alone, and of clips twice the frames and one frame work with the same weights."""
     network, generator = prepared(backbone, seed, "sizes")
-    for height, width in ((2, 2), (1, 2)):
-        layout = enlarged(network.facts.layout, height, width)
+    for layout in other_layouts(network.facts.layout):
         shapes = ", ".join(str(stage.shape) for stage in layout)
         example = example_for(network, prefixes(num_stages(network)), generator, layout)
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from dfm_core.conformance.law import LawBroken, Measurement, at_least, at_most
 from dfm_core.interfaces.backbone import Backbone, Conditioning
 from dfm_core.randomness import derive_generator
-from dfm_core.stages import StageLayout, Stages, StageShape
+from dfm_core.stages import Size, StageLayout, Stages, StageShape
 
 NOTICEABLE = 1e-5
 """Smallest relative change of an output that counts as one; float32 rounding stays below."""
@@ -93,13 +93,26 @@ def placement(backbone: Backbone) -> tuple[torch.device, torch.dtype]:
     return torch.device("cpu"), torch.float32
 
 
-def enlarged(layout: StageLayout, height: int, width: int) -> StageLayout:
-    """The layout with the last two axes of every stage multiplied."""
+def other_layouts(layout: StageLayout) -> list[StageLayout]:
+    """Twice the height and width, twice the width alone; of clips also twice the frames, and one frame.
 
-    def scaled(size: tuple[int, ...]) -> tuple[int, ...]:
-        return (*size[:-2], size[-2] * height, size[-1] * width)
+    Of frame counts that are no multiples of each other (causal grids) the first frame stays, the others are doubled.
+    """
+    others = [
+        _resized(layout, lambda *size: (*size[:-2], 2 * size[-2], 2 * size[-1])),
+        _resized(layout, lambda *size: (*size[:-1], 2 * size[-1])),
+    ]
+    frames = [stage.resolution[0] for stage in layout if len(stage.resolution) == 3]
+    if not frames:
+        return others
+    kept = int(any(count % frames[0] for count in frames))
+    longer = _resized(layout, lambda count, *rest: (2 * count - kept, *rest))
+    return [*others, longer, _resized(layout, lambda _, *rest: (1, *rest))]
 
-    return StageLayout(tuple(StageShape(scaled(stage.resolution), scaled(stage.shape)) for stage in layout))
+
+def _resized(layout: StageLayout, resize: Callable[..., Size]) -> StageLayout:
+    """The layout with `resize(*size)` in place of every size."""
+    return StageLayout(tuple(StageShape(resize(*s.resolution), (s.shape[0], *resize(*s.shape[1:]))) for s in layout))
 
 
 def visible_only(velocities: Sequence[Tensor], visible: Tensor) -> Stages:

@@ -15,6 +15,7 @@ from dfm_core.interfaces.dataset import DatasetFacts
 from dfm_core.interfaces.decomposition import DecompositionFacts
 from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageScheduleFacts
 from dfm_core.interfaces.timestep_sampler import TimestepSamplerFacts
+from dfm_core.plugins.specs import ComponentSpec
 from dfm_core.randomness import derive_generator
 from dfm_core.stages import Size, StageLayout, StageShape, format_size
 
@@ -28,6 +29,18 @@ _STAGES: tuple[tuple[tuple[Size, ...], int], ...] = (
     (((8, 12), (24, 36), (32, 48)), 3),
     (((4, 6), (8, 12), (16, 24), (32, 48)), 3),
 )
+# Clips: each frame on its own, one and several stages; time and space together, in steps and apart; causal time grids.
+_CLIP_STAGES: tuple[tuple[tuple[Size, ...], int], ...] = (
+    (((3, 8, 8),), 3),
+    (((3, 8, 12), (3, 16, 24)), 1),
+    (((5, 4, 4), (5, 8, 8), (5, 32, 32)), 4),
+    (((4, 8, 8), (8, 16, 16)), 3),
+    (((2, 4, 6), (8, 16, 24)), 1),
+    (((4, 6, 8), (4, 12, 16), (8, 24, 32)), 1),
+    (((4, 8, 8), (8, 8, 8)), 4),
+    (((3, 8, 8), (5, 16, 16)), 3),
+    (((2, 4, 6), (3, 8, 12), (5, 16, 24)), 1),
+)
 # Root mean squares as of stages in pixels, and as of standardised ones.
 _SIGMAS = ((0.8, 0.3, 0.11, 0.02), (1.0, 1.0, 1.0, 1.0))
 _STEPS_A_STAGE = 10
@@ -38,13 +51,21 @@ _THRESHOLD = 0.9
 class Case:
     """One situation. name: for messages. facts: what the component is built with. inputs: a law's other arguments.
 
-    several_stages: whether it has more than one stage.
+    several_stages: whether it has more than one stage. clips: whether it is about video; see `concerns`.
     """
 
     name: str
     facts: Any
     inputs: tuple[Tensor, ...] = ()
     several_stages: bool = False
+    clips: bool = False
+
+    def concerns(self, spec: ComponentSpec) -> bool:
+        """Whether a component with this spec is judged in it: on clips if it declares "video", on images if others."""
+        media = getattr(spec, "media", None)
+        if media is None:
+            return not self.clips
+        return "video" in media if self.clips else media != {"video"}
 
 
 def cases_of(kind: str) -> tuple[Case, ...]:
@@ -77,8 +98,9 @@ def _decomposition_cases() -> list[Case]:
             DecompositionFacts(sizes, channels),
             (_images(sizes[-1], channels, dtype),),
             len(sizes) > 1,
+            clips=len(sizes[-1]) == 3,
         )
-        for sizes, channels in _STAGES
+        for sizes, channels in (*_STAGES, *_CLIP_STAGES)
         for dtype in (torch.float32, torch.float64)
     ]
 
@@ -103,24 +125,46 @@ def _sampler_cases() -> list[Case]:
 
 
 def _backbone_cases() -> list[Case]:
-    # The third is one level of a two-dimensional transform: nine bands of 8×8 are the details of a 16×16 preview.
+    # One level of a two-dimensional transform: nine bands of 8×8 are the details of a 16×16 preview.
     coefficients = (StageShape((8, 8), (3, 8, 8)), StageShape((16, 16), (9, 8, 8)))
-    layouts = {
+    images = {
         "1 stage": (_layout((3, 8, 8)), 3),
         "2 stages": (_layout((3, 8, 8), (3, 16, 16)), 3),
         "2 stages of 3 and 9 channels": (StageLayout(coefficients), 1),
         "2 stages, not square, no classes": (_layout((4, 8, 12), (4, 16, 24)), 0),
         "3 stages, not square": (_layout((1, 8, 4), (1, 16, 8), (1, 32, 16)), 2),
     }
-    return [Case(name, BackboneFacts(layout, classes)) for name, (layout, classes) in layouts.items()]
+    coefficients = (StageShape((2, 8, 8), (3, 2, 8, 8)), StageShape((2, 16, 16), (9, 2, 8, 8)))
+    clips = {
+        "clips, 1 stage": (_layout((3, 4, 8, 8)), 3),
+        "clips, 2 stages": (_layout((3, 4, 8, 8), (3, 4, 16, 16)), 3),
+        "clips, 2 stages of 3 and 9 channels": (StageLayout(coefficients), 1),
+        "clips, 2 stages, also in time, not square, no classes": (_layout((4, 2, 4, 6), (4, 4, 8, 12)), 0),
+        "clips, 3 stages, also in time, the first frame on its own": (
+            _layout((1, 2, 8, 4), (1, 3, 16, 8), (1, 5, 32, 16)),
+            2,
+        ),
+    }
+    return [
+        Case(name, BackboneFacts(layout, classes), clips=layouts is clips)
+        for layouts in (images, clips)
+        for name, (layout, classes) in layouts.items()
+    ]
 
 
 def _autoencoder_cases() -> list[Case]:
-    return [Case(_count(channels, "channel"), AutoencoderFacts(channels)) for channels in (3, 1)]
+    return [
+        Case(f"{'clips of ' * clips}{_count(channels, 'channel')}", AutoencoderFacts(channels, clips), clips=clips)
+        for clips in (False, True)
+        for channels in (3, 1)
+    ]
 
 
 def _dataset_cases() -> list[Case]:
-    return [Case(format_size(size), DatasetFacts(size, "train", 0)) for size in ((32, 32), (24, 40))]
+    return [
+        Case(format_size(size), DatasetFacts(size, "train", 0), clips=len(size) == 3)
+        for size in ((32, 32), (24, 40), (4, 32, 32), (5, 24, 40))
+    ]
 
 
 _CASES: dict[str, Callable[[], Sequence[Case]]] = {

@@ -32,8 +32,8 @@ class Attempt:
 
 
 def attempts_of(subject: Subject) -> tuple[Attempt, ...]:
-    """Build the component in every case of its kind; torch's random state stays as it was."""
-    cases = cases_of(subject.kind)
+    """Build the component in every case of its kind that concerns it; torch's random state stays as it was."""
+    cases = [case for case in cases_of(subject.kind) if case.concerns(subject.resolved.spec)]
     try:
         component = subject.component_class()
     except PluginError as error:
@@ -43,7 +43,7 @@ def attempts_of(subject: Subject) -> tuple[Attempt, ...]:
 
 
 def all_built(attempts: Sequence[Attempt], several_stages: bool = True) -> Measurement:
-    """It is built in every case that it does not refuse, a decomposition in one of several stages at least.
+    """It is built in every case that it does not refuse, at least in one of images, of clips and of several stages.
 
     several_stages: False for a component that declares to have one stage only.
     """
@@ -58,6 +58,7 @@ def all_built(attempts: Sequence[Attempt], several_stages: bool = True) -> Measu
             "every case of several stages",
             [attempt for attempt in attempts if several_stages and attempt.case.several_stages],
         ),
+        ("every case of clips", [attempt for attempt in attempts if attempt.case.clips]),
     ):
         if among and all(attempt in refused for attempt in among):
             first = among[0]

@@ -6,6 +6,7 @@ import hashlib
 import pickle
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from dfm_core.conformance.fresh_process import FreshProcessError, call_fresh
 from dfm_core.conformance.global_randomness import under_two_seeds
 from dfm_core.conformance.law import LawBroken, Measurement, at_most, law
 from dfm_core.errors import UnreadableSampleError
-from dfm_core.interfaces.dataset import Dataset, Sample
+from dfm_core.interfaces.dataset import Dataset, Sample, Section
+from dfm_core.stages import Size
 
 _MEDIA = ("image", "video", "latent")
 _EPOCHS = (0, 1)
@@ -28,10 +30,13 @@ _COMPARED = 256
 def samples_have_the_declared_form(dataset: Dataset) -> Measurement:
     """A sample holds one float32 tensor of the asked size, finite and in [-1, 1], and at most a label beside it."""
     largest = 0.0
+    expected = {"video" if len(dataset.facts.size) == 3 else "image", "latent"}
     for index, sample in _samples(dataset, 8):
         media = [name for name in _MEDIA if name in sample]
-        if len(media) != 1 or not set(sample) <= {*media, "label"}:
-            raise LawBroken(f"sample {index}: expected one of {_MEDIA} and at most a label, got {sorted(sample)}")
+        if len(media) != 1 or not set(sample) <= {*media, "label"} or media[0] not in expected:
+            raise LawBroken(
+                f"sample {index}: expected one of {sorted(expected)} and at most a label, got {sorted(sample)}"
+            )
         largest = max(largest, _check_tensor(dataset, index, media[0], sample[media[0]]))
     return Measurement(largest, _RANGE)
 
@@ -130,15 +135,56 @@ def shard_lengths_add_up(dataset: Dataset) -> Measurement:
     return Measurement(0, 0)
 
 
+@law("dataset")
+def sections_add_up(dataset: Dataset) -> Measurement:
+    """Where there are sections, their lengths add up, each has a size, and samples at either end of each are of it."""
+    sections = dataset.sections()
+    if sections is None:
+        return Measurement()
+    if not sections or any(section.length < 0 or min(section.size) < 1 for section in sections):
+        raise LawBroken(
+            f"sections: expected one or more, of lengths from 0 on and sizes from 1 on, got {sections!r:.200}"
+        )
+    if sum(section.length for section in sections) != len(dataset):
+        total = sum(section.length for section in sections)
+        raise LawBroken(f"sections: expected {len(dataset)} samples in all, got {total}")
+    if dataset.shard_lengths() is not None:
+        raise LawBroken("expected sections or shards, got both: every section has an order of its own")
+    ends = list(accumulate(section.length for section in sections))
+    for section, end in zip(sections, ends, strict=True):
+        for index in {end - section.length, end - 1} if section.length else ():
+            _check_section(dataset, index, section)
+    return Measurement(0, 0)
+
+
+def _check_section(dataset: Dataset, index: int, section: Section) -> None:
+    try:
+        sample = dataset.load(index, 0)
+    except UnreadableSampleError:
+        return
+    shapes = {name: tuple(value.shape) for name, value in sample.items() if isinstance(value, Tensor)}
+    if any(shape[1:] != tuple(section.size) for shape in shapes.values()):
+        raise LawBroken(f"sample {index}: expected the size {section.size} of its section, got {shapes}")
+
+
+def _size_of(dataset: Dataset, index: int) -> Size:
+    start = 0
+    for section in dataset.sections() or ():
+        start += section.length
+        if index < start:
+            return section.size
+    return dataset.facts.size
+
+
 def _check_tensor(dataset: Dataset, index: int, medium: str, value: object) -> float:
     """Return the largest magnitude of a sample's tensor, after checking its form."""
     if not isinstance(value, Tensor) or value.dtype != torch.float32:
         raise LawBroken(
             f"sample {index}: expected a float32 tensor, got {getattr(value, 'dtype', type(value).__name__)}"
         )
-    shape = tuple(value.shape)
-    if medium == "image" and shape != (dataset.channels, *dataset.facts.size):
-        raise LawBroken(f"sample {index}: expected the shape {(dataset.channels, *dataset.facts.size)}, got {shape}")
+    expected, shape = (dataset.channels, *_size_of(dataset, index)), tuple(value.shape)
+    if medium != "latent" and shape != expected:
+        raise LawBroken(f"sample {index}: expected the shape {expected}, got {shape}")
     largest = float(value.abs().max())
     if not bool(value.isfinite().all()) or (medium != "latent" and largest > _RANGE):
         raise LawBroken(f"sample {index}: expected finite values in [-1, 1], got {largest:g} as the largest magnitude")

@@ -1,7 +1,7 @@
 """Laws of decompositions. Each takes a built decomposition and an input that it accepts.
 
 x: (B, C, *spatial) with B ≥ 2, values in about [-1, 1], spatial its finest stage size or a multiple of it. Run them for
-several x: float32 and float64, square and not, and one to four stages.
+several x: float32 and float64, square and not, and one to four stages; clips where it declares "video".
 """
 
 from __future__ import annotations
@@ -15,10 +15,15 @@ from dfm_core.conformance.decomposition_capabilities import (
     orthonormal,
     zero_mean_details,
 )
+from dfm_core.conformance.decomposition_clips import (
+    frames_are_split_on_their_own,
+    the_first_frame_is_a_picture,
+)
 from dfm_core.conformance.decomposition_measures import (
     check_gradient,
     check_refused,
     deviation,
+    enlarged,
     keep,
     noise_stages,
     tolerance,
@@ -45,6 +50,7 @@ __all__ = [
     "critically_sampled",
     "device_follows_the_input",
     "dtype_follows_the_input",
+    "frames_are_split_on_their_own",
     "gradients_flow",
     "inputs_unchanged",
     "linear",
@@ -55,6 +61,7 @@ __all__ = [
     "repeatable",
     "samples_are_independent",
     "shapes_as_declared",
+    "the_first_frame_is_a_picture",
     "unaffected_by_autocast",
     "unit_gain",
     "works_at_other_sizes",
@@ -138,7 +145,7 @@ def wrong_shapes_are_refused(decomposition: Decomposition, x: Tensor) -> Measure
 @law("decomposition")
 def works_at_other_sizes(decomposition: Decomposition, x: Tensor) -> Measurement:
     """An input twice as large splits and recomposes: only the ratios of the stage sizes are fixed."""
-    larger = x.repeat(1, 1, *[2] * (x.ndim - 2))
+    larger = enlarged(decomposition, x)
     try:
         got = decomposition.recompose(decomposition.decompose(larger)).shape
     except StageShapeError as error:

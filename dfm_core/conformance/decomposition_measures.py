@@ -44,6 +44,12 @@ def constant_like(x: Tensor) -> Tensor:
     return values.view(*x.shape[:2], *[1] * (x.ndim - 2)).expand_as(x).contiguous()
 
 
+def enlarged(decomposition: Decomposition, x: Tensor) -> Tensor:
+    """x twice along every axis; on a causal time grid with twice the frames after the first."""
+    larger = x.repeat(1, 1, *[2] * (x.ndim - 2))
+    return larger[:, :, 1:] if decomposition.causal else larger
+
+
 def noise_stages(decomposition: Decomposition, x: Tensor) -> Stages:
     """Gaussian noise of the declared shapes."""
     generator = derive_generator(0, "conformance")

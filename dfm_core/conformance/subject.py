@@ -13,7 +13,7 @@ from dfm_core.plugins.discovery import PluginInfo
 from dfm_core.plugins.factory import ResolvedSpec, load_factory, validate_options
 from dfm_core.plugins.kinds import KINDS
 from dfm_core.plugins.registry import Registry, default_registry
-from dfm_core.plugins.specs import ComponentSpec
+from dfm_core.plugins.specs import MEDIA, ComponentSpec
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,10 @@ class Subject:
         return self.resolved.kind.title
 
     def declares(self, capability: str) -> bool:
-        """Whether its spec declares a capability, under its options."""
+        """Whether its spec declares a capability, under its options, or a medium ("video")."""
         spec: Any = self.resolved.spec
+        if capability in MEDIA:
+            return capability in spec.media
         return bool(spec.holds(capability, self.options) if hasattr(spec, "holds") else getattr(spec, capability))
 
     def component_class(self) -> type[Any]:

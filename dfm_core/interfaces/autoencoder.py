@@ -16,13 +16,18 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class AutoencoderFacts:
-    """What core computes for an autoencoder. data_channels: channels of the data set's images."""
+    """What core computes for an autoencoder.
+
+    data_channels: channels of the data set's images. clips: whether it is given clips; an image among clips is a clip
+    of one frame.
+    """
 
     data_channels: int
+    clips: bool = False
 
 
 class Autoencoder(nn.Module, ABC):
-    """Encode images in [-1, 1] to latents and back; frozen, never trained here.
+    """Encode images or clips in [-1, 1] to latents and back; frozen, never trained here.
 
     Laws: shapes as declared; in eval mode the same images give the same bits; the latents of an image do not depend on
     its batch; inputs are not changed. That decoding gives back the image is no law: a learned one loses something.
@@ -41,19 +46,29 @@ class Autoencoder(nn.Module, ABC):
         """How many pixels one latent stands for along each spatial axis: f, at least 1."""
 
     @property
+    def temporal_downsample_factor(self) -> int:
+        """How many frames one latent stands for along time: k, at least 1; the first frame has a latent of its own."""
+        return 1
+
+    @property
     @abstractmethod
     def channels(self) -> int:
         """Channels of the latents."""
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
-        """Turn images (B, data_channels, H, W) in [-1, 1] into latents (B, channels, H/f, W/f); f divides H and W."""
+        """Turn images (B, data_channels, H, W) in [-1, 1] into latents (B, channels, H/f, W/f); f divides H and W.
+
+        Where facts.clips, turn clips (B, data_channels, T, H, W) into latents (B, channels, 1 + (T−1)/k, H/f, W/f); k
+        divides T−1. T may be 1.
+        """
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
         """Turn latents (B, channels, h, w) into images (B, data_channels, f·h, f·w), nominally in [-1, 1].
 
-        Any h and w: the previews of the coarser stages are decoded, too.
+        Any h and w: the previews of the coarser stages are decoded, too. Where facts.clips, turn latents
+        (B, channels, t, h, w) into clips of 1 + k·(t−1) frames.
         """
 
     @property

@@ -40,8 +40,9 @@ class Backbone(nn.Module, ABC):
 
     Laws: outputs have the shapes and the dtype of the inputs; values of invisible stages (NaN included) cannot change
     anything; samples do not influence each other; every parameter gets a gradient; t, the number of visible stages and
-    the label matter; in eval mode nothing is random; other input sizes in the same ratios work; so does bfloat16
-    autocast. Build it from `facts.layout`, and draw the initial weights from torch's default generator: core seeds it.
+    the label matter; in eval mode nothing is random; other input sizes in the same ratios work, of clips also other
+    frame counts and a single frame; so does bfloat16 autocast. Build it from `facts.layout`, and draw the initial
+    weights from torch's default generator: core seeds it.
 
     Label dropout, guidance and preconditioning are core's. With preconditioning (`flow.preconditioning`, on by default)
     the noisy stages come in, and the outputs are expected, at a second moment of 1; core makes velocities of them.

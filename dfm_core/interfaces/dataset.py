@@ -21,8 +21,8 @@ Sample = dict[str, Tensor | int]
 class DatasetFacts:
     """What core computes for a data set.
 
-    size: height × width in pixels of what `load` returns (the finest stage). split: the part of the data. seed: of
-    every augmentation and of the split.
+    size: height × width in pixels of what `load` returns (the finest stage), of clips frames × height × width. split:
+    the part of the data. seed: of every augmentation and of the split.
     """
 
     size: Size
@@ -34,11 +34,22 @@ class DatasetFacts:
 class StoredLatents:
     """What a data set of latents says of them.
 
-    autoencoder: `Autoencoder.key` of the one that made them. shape: (C, H, W) of each.
+    autoencoder: `Autoencoder.key` of the one that made them. shape: (C, H, W) of each, of clips (C, T, H, W).
     """
 
     autoencoder: str
     shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Samples that follow each other in the indices and share no batch with others.
+
+    length: their number. size: of each; an image among clips is a clip of one frame.
+    """
+
+    length: int
+    size: Size
 
 
 class Dataset(ABC):
@@ -75,7 +86,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def load(self, index: int, epoch: int) -> Sample:
-        """Return one sample, {"image": (C, H, W) float32 in [-1, 1], "label": int}.
+        """Return one sample, {"image": (C, H, W) or "video": (C, T, H, W), float32 in [-1, 1], "label": int}.
 
         Augmentation depends on (facts.seed, epoch, index) only. Raises UnreadableSampleError for a broken sample, which
         the loader skips, counts and names.
@@ -89,6 +100,14 @@ class Dataset(ABC):
         """
         return None
 
+    def sections(self) -> tuple[Section, ...] | None:
+        """Clips and images, say, where the data set holds several sizes; None where all samples are of facts.size.
+
+        Their lengths add up to that of the data set, and every batch is of one of them. Stage statistics and validation
+        are of the first. There are either sections or shards.
+        """
+        return None
+
 
 SHARD_DESCRIPTION = "dataset.json"
 """Name of the file beside tar shards that describes them: a `ShardDescription` as JSON."""
@@ -98,7 +117,7 @@ class ShardDescription(BaseModel):
     """What `dataset.json` says of the tar shards in its folder, so that they need not be opened to know it.
 
     A shard holds samples as files of one key: `<key>.jpg` (or another image) or `<key>.latent.npy` (float16 or float32,
-    (C, H, W)), and where there are labels `<key>.cls`, the number of a class.
+    (C, H, W), of clips (C, T, H, W)), and where there are labels `<key>.cls`, the number of a class.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -106,10 +125,12 @@ class ShardDescription(BaseModel):
     shards: dict[str, NonNegativeInt] = Field(description="File name of each shard -> its number of samples.")
     classes: tuple[str, ...] = Field(default=(), description="Names of the labels; empty without labels.")
     channels: PositiveInt = Field(default=3, description="Channels of the images, before any autoencoder.")
-    size: tuple[PositiveInt, PositiveInt] | None = Field(
-        default=None, description="Height and width in pixels of the images that were encoded."
+    size: tuple[PositiveInt, ...] | None = Field(
+        default=None, description="Height and width in pixels of what was encoded, before them the frames of clips."
     )
-    latent_shape: tuple[PositiveInt, ...] | None = Field(default=None, description="(C, H, W) of every latent.")
+    latent_shape: tuple[PositiveInt, ...] | None = Field(
+        default=None, description="(C, H, W) of every latent, of clips (C, T, H, W)."
+    )
     autoencoder: str | None = Field(
         default=None, description="`Autoencoder.key` of the one that made the latents; null for images."
     )

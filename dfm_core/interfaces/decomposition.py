@@ -18,7 +18,7 @@ class DecompositionFacts:
     """What core computes for a decomposition.
 
     stage_sizes: preview size of each stage in the decomposition's own input units (latents, not pixels), coarsest
-    first, strictly growing. channels: C of the input.
+    first, strictly growing; (height, width), of clips (frames, height, width). channels: C of the input.
     """
 
     stage_sizes: tuple[Size, ...]
@@ -33,6 +33,8 @@ class Decomposition(ABC):
     generation starts from noise; samples do not influence each other; gradients flow; nothing is random; inputs are not
     mutated; dtype and device follow the input; autocast changes nothing. Built once at `facts.stage_sizes`, and refuses
     in `__init__` those that it cannot split, with StageSizeError; other inputs whose sizes keep the same ratios work.
+    Of clips (B, C, frames, height, width) with as many frames in every stage, each frame is split on its own; on a
+    `causal` time grid, so is the first frame.
     Most decompositions are a `ResidualPyramid` (dfm_core.residual_pyramid): a pair (down, up).
     """
 
@@ -44,6 +46,14 @@ class Decomposition(ABC):
     def num_stages(self) -> int:
         """Number of stages S."""
         return len(self.facts.stage_sizes)
+
+    @property
+    def causal(self) -> bool:
+        """Whether the frames after the first keep the ratios, the first being a picture in every stage: 3 of 5 frames.
+
+        False for images and where all stages have as many frames.
+        """
+        return False
 
     @abstractmethod
     def layout(self, shape: Sequence[int]) -> StageLayout:
@@ -66,15 +76,20 @@ class Decomposition(ABC):
         Raises StageShapeError if a ratio does not give whole numbers at this size.
         """
         finest = self.facts.stage_sizes[-1]
-        if len(spatial) != len(finest):
+        if len(spatial) != len(finest) or min(spatial) < 1:
             raise StageShapeError(f"expected {len(finest)} spatial dimensions, got size {tuple(spatial)}")
-        sizes = []
-        for stage in self.facts.stage_sizes:
-            scaled = [divmod(length * part, whole) for length, part, whole in zip(spatial, stage, finest, strict=True)]
-            if any(rest for _, rest in scaled):
+        return tuple(self._scaled_size(spatial, stage) for stage in self.facts.stage_sizes)
+
+    def _scaled_size(self, spatial: Sequence[int], stage: Size) -> Size:
+        finest, size = self.facts.stage_sizes[-1], []
+        for axis, (length, part, whole) in enumerate(zip(spatial, stage, finest, strict=True)):
+            apart = int(self.causal and axis == 0 and part != whole)
+            scaled, rest = divmod((length - apart) * (part - apart), whole - apart)
+            if rest:
+                less = " (less the first frame)" if self.causal else ""
                 raise StageShapeError(
                     f"input of size {format_size(spatial)}: stage {format_size(stage)} of {format_size(finest)} is not "
-                    "a whole size there; use a size divisible by the ratio between the stages"
+                    f"a whole size there; use a size divisible by the ratio between the stages{less}"
                 )
-            sizes.append(tuple(whole for whole, _ in scaled))
-        return tuple(sizes)
+            size.append(scaled + apart)
+        return tuple(size)

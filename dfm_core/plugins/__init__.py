@@ -16,6 +16,7 @@ from dfm_core.plugins.specs import (
     Options,
     PresetSpec,
     StageScheduleSpec,
+    TimeGrid,
     TimestepSamplerSpec,
 )
 
@@ -29,6 +30,7 @@ __all__ = [
     "Options",
     "PresetSpec",
     "StageScheduleSpec",
+    "TimeGrid",
     "TimestepSamplerSpec",
     "hookimpl",
 ]

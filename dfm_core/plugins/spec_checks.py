@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from dfm_core.plugins.specs import ComponentSpec, PresetSpec
+from dfm_core.plugins.specs import MEDIA, ComponentSpec, DatasetSpec, PresetSpec
 
 _COMPONENT_NAME = re.compile(r"[a-z][a-z0-9_]*")
 _PRESET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -45,4 +45,13 @@ def _fault_of_component(spec: ComponentSpec) -> str:
         return (
             f"{spec.name!r}: {spec.options.__name__} lets unknown fields pass: derive it from dfm_core.plugins.Options"
         )
-    return ""
+    return _fault_of_media(spec)
+
+
+def _fault_of_media(spec: ComponentSpec) -> str:
+    declared = getattr(spec, "media", MEDIA)
+    possible = MEDIA | {"latent"} if isinstance(spec, DatasetSpec) else MEDIA
+    if isinstance(declared, frozenset) and declared and declared <= possible:
+        return ""
+    names = " and ".join(f'"{name}"' for name in sorted(possible))
+    return f"{spec.name!r}: expected media to be a frozenset of some of {names}, got {declared!r}"

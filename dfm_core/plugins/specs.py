@@ -4,8 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+MEDIA = frozenset({"image", "video"})
+"""What a component of these kinds may say that it takes. A data set may hold latents, too."""
+
+TimeGrid = Annotated[
+    Literal["auto", "plain", "causal"],
+    Field(
+        description="How stages of different frame counts divide a clip. plain: all frames alike (4 of 8). causal: the "
+        "first on its own (5 of 9). auto: causal where the counts less one divide and the counts do not, else plain."
+    ),
+]
+"""Type of the option `time_grid` of a decomposition that is a ResidualPyramid, which obeys it; give it a default."""
 
 
 class Options(BaseModel):
@@ -44,8 +57,8 @@ class DecompositionSpec(ComponentSpec):
 
     linear: decompose is linear. orthonormal: it keeps the squared norm. critically_sampled: as many coefficients as
     inputs. zero_mean_details: a constant image has empty detail stages. Where a property depends on the options
-    (say `domain`), give the names of the options' values that have it as {"option": "value"}; see `holds`. media: what
-    it splits. several_stages: it takes more than one stage.
+    (say `domain`), give the names of the options' values that have it as {"option": "value"}; see `holds`.
+    several_stages: it takes more than one stage. media: what it splits, "image", "video" or both.
     """
 
     linear: bool = False
@@ -82,19 +95,21 @@ class TimestepSamplerSpec(ComponentSpec):
 
 @dataclass(frozen=True)
 class BackboneSpec(ComponentSpec):
-    """A backbone. media: what its stages may hold."""
+    """A backbone. media: what its stages may hold, "image", "video" or both."""
 
     media: frozenset[str] = frozenset({"image"})
 
 
 @dataclass(frozen=True)
 class AutoencoderSpec(ComponentSpec):
-    """An autoencoder. Declares nothing beyond what every component does."""
+    """An autoencoder. media: what it encodes, "image", "video" or both."""
+
+    media: frozenset[str] = frozenset({"image"})
 
 
 @dataclass(frozen=True)
 class DatasetSpec(ComponentSpec):
-    """A data set. media: which keys its samples hold."""
+    """A data set. media: which keys its samples may hold, of "image", "video" and "latent"."""
 
     media: frozenset[str] = frozenset({"image"})
 

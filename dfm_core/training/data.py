@@ -18,13 +18,11 @@ from torch.utils.data import Dataset as TorchDataset
 
 from dfm_core.errors import DataError, DFMError, UnreadableSampleError
 from dfm_core.interfaces.dataset import Dataset
-from dfm_core.training.order import EpochOrder
+from dfm_core.training.order import BatchOrder, Element, section_of
 
 Batch = dict[str, Tensor]
-"""{"image": (B, C, H, W) float32 in [-1, 1], "label": (B,) int64 (absent on unlabelled data)}."""
-
-Element = tuple[int, int]
-"""(index, epoch) of a sample, as `Dataset.load` takes it."""
+"""{"image": (B, C, H, W) or "video": (B, C, T, H, W), float32 in [-1, 1], "label": (B,) int64 (absent on unlabelled
+data)}."""
 
 _LOGGER = logging.getLogger("dfm")
 _TOLERATED_SHARE = 0.1
@@ -81,7 +79,8 @@ class BatchStream:
 
     Step n, counted from 0, holds the elements n·B … n·B + B − 1 of the endless row of epochs, each in an order of its
     own drawn from (seed, epoch); so a run that has done k steps goes on with `batches(k)`, and a data set smaller than
-    a batch repeats within it. An unreadable sample is replaced by the next readable one (index + 1, and so on).
+    a batch repeats within it. With sections every batch is of one of them (see `BatchOrder`). An unreadable sample is
+    replaced by the next readable one (index + 1, and so on, within its section).
     Raises DataError where the data is empty, or more than a tenth of it unreadable.
     """
 
@@ -107,7 +106,7 @@ class BatchStream:
         self.dataset = dataset
         self.batch_size = batch_size
         self.seed = seed
-        self._order = EpochOrder(dataset, seed)
+        self._order = BatchOrder(dataset, batch_size, seed)
         self._part = slice(*part) if part else slice(None)
         self._workers = workers
         self._pin_memory = pin_memory
@@ -120,12 +119,7 @@ class BatchStream:
 
     def elements(self, step: int) -> list[Element]:
         """Return the (index, epoch) of the B samples of step `step`, counted from 0."""
-        found: list[Element] = []
-        while len(found) < self.batch_size:
-            epoch, offset = divmod(step * self.batch_size + len(found), len(self.dataset))
-            indices = self._order.indices(epoch, offset, offset + self.batch_size - len(found))
-            found += [(index, epoch) for index in indices]
-        return found
+        return self._order.elements(step)
 
     def batches(self, start_step: int = 0, stop_step: int | None = None) -> Iterator[Batch]:
         """Yield the batches, or this process's part, of steps start_step, …, stop_step − 1 (None: for ever)."""
@@ -204,6 +198,7 @@ def _load(dataset: Dataset, index: int, epoch: int) -> _Loaded:
     """Load a sample or the next readable one; errors are returned, since a worker would bury their message."""
     seen: list[int] = []
     failures: list[tuple[int, str]] = []
+    section = section_of(dataset, index)
     # More failures in a row than this are more than a tenth of all the data.
     while len(failures) <= _TOLERATED_SHARE * len(dataset):
         seen.append(index)
@@ -213,7 +208,7 @@ def _load(dataset: Dataset, index: int, epoch: int) -> _Loaded:
             failures.append((index, str(error)))
         except DFMError as error:
             return _Loaded(None, seen, failures, error)
-        index = (index + 1) % len(dataset)
+        index = section[(index + 1 - section.start) % len(section)]
     return _Loaded(None, seen, failures, None)
 
 

@@ -1,15 +1,61 @@
-"""The order of an epoch: every sample once, a function of (seed, epoch), never held whole where there are shards."""
+"""The order of samples: all once an epoch, a function of (seed, epoch), never held whole where there are shards."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dfm_core.errors import DataError
 from dfm_core.interfaces.dataset import Dataset
-from dfm_core.randomness import derive_generator
+from dfm_core.randomness import derive_generator, derive_seed
+
+Element = tuple[int, int]
+"""(index, epoch) of a sample, as `Dataset.load` takes it."""
+
+
+class BatchOrder:
+    """The samples of every step: batches of an endless row of epochs.
+
+    Where a data set has sections, each has a row of its own, and so its own epochs; the steps go round by round, in one
+    of which every section has as many batches as its samples fill (the last perhaps in part), in an order drawn from
+    (seed, round).
+    """
+
+    def __init__(self, dataset: Dataset, batch_size: int, seed: int) -> None:
+        self._batch_size = batch_size
+        self._seed = seed
+        self._rows = _rows(dataset, seed)
+        counts = [-(-row.length // batch_size) for row in self._rows]
+        self._round = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        self._counts = counts
+        self._dealt = lru_cache(maxsize=2)(self._deal)
+
+    def elements(self, step: int) -> list[Element]:
+        """Return the (index, epoch) of the samples of step `step`, counted from 0."""
+        row, batch = self._row_of(step)
+        found: list[Element] = []
+        while len(found) < self._batch_size:
+            epoch, offset = divmod(batch * self._batch_size + len(found), row.length)
+            indices = row.indices(epoch, offset, offset + self._batch_size - len(found))
+            found += [(index, epoch) for index in indices]
+        return found
+
+    def _row_of(self, step: int) -> tuple[_Row, int]:
+        """Return the row of a step, and which of its batches this is."""
+        if len(self._rows) == 1:
+            return self._rows[0], step
+        number, place = divmod(step, len(self._round))
+        dealt = self._dealt(number)
+        row = int(dealt[place])
+        return self._rows[row], number * self._counts[row] + int((dealt[:place] == row).sum())
+
+    def _deal(self, number: int) -> Tensor:
+        generator = derive_generator(self._seed, "sections", number)
+        return self._round[torch.randperm(len(self._round), generator=generator)]
 
 
 class EpochOrder:
@@ -73,3 +119,45 @@ class EpochOrder:
     def _draw_within(self, epoch: int, shard: int) -> Tensor:
         generator = derive_generator(self._seed, "shard", epoch, shard)
         return self._starts[shard] + torch.randperm(int(self._lengths[shard]), generator=generator)
+
+
+class _Row(NamedTuple):
+    """Samples in an order of each epoch's own. indices: as `EpochOrder.indices`."""
+
+    length: int
+    indices: Callable[[int, int, int], list[int]]
+
+
+def _rows(dataset: Dataset, seed: int) -> list[_Row]:
+    """Return a row for each section that holds anything; one where there are no sections."""
+    sections = dataset.sections()
+    if sections is None:
+        return [_Row(len(dataset), EpochOrder(dataset, seed).indices)]
+    if dataset.shard_lengths() is not None:
+        raise DataError("expected a data set with sections or with shards, got both")
+    found, start = [], 0
+    for number, section in enumerate(sections):
+        if section.length:
+            found.append(_Row(section.length, _shuffled(start, section.length, derive_seed(seed, "section", number))))
+        start += section.length
+    if start != len(dataset):
+        raise DataError(f"sections: expected {len(dataset)} samples in all, got {start}")
+    return found
+
+
+def _shuffled(first: int, length: int, seed: int) -> Callable[[int, int, int], list[int]]:
+    @lru_cache(maxsize=2)
+    def drawn(epoch: int) -> Tensor:
+        return first + torch.randperm(length, generator=derive_generator(seed, "order", epoch))
+
+    return lambda epoch, start, stop: drawn(epoch)[start:stop].tolist()
+
+
+def section_of(dataset: Dataset, index: int) -> range:
+    """Return the indices of the section that holds `index`; all where there are no sections."""
+    start = 0
+    for section in dataset.sections() or ():
+        if index < start + section.length:
+            return range(start, start + section.length)
+        start += section.length
+    return range(len(dataset))

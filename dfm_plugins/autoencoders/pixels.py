@@ -1,4 +1,4 @@
-"""No autoencoder: latents are the images."""
+"""No autoencoder: latents are the images or clips."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Pixels(Autoencoder):
         return self.facts.data_channels
 
     def encode(self, images: Tensor) -> Tensor:
-        """Return the images, (B, C, H, W)."""
+        """Return the images, (B, C, H, W), or clips, (B, C, T, H, W)."""
         return images
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Return the latents, (B, C, H, W)."""
+        """Return the latents, (B, C, H, W) or (B, C, T, H, W)."""
         return latents

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from dfm_core.errors import CompositionError, ConfigError, PluginError
@@ -25,29 +26,41 @@ _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
 @dataclass(frozen=True)
 class Family:
-    """What the classes of the library call their facts. temporal: takes (B, C, T, H, W); an image is one frame."""
+    """What the classes of the library call their facts.
+
+    temporal: takes (B, C, T, H, W), an image is one frame; else the frames of a clip are images. odd: it decodes the
+    first latent to one frame only where their number is odd.
+    """
 
     temporal: bool
     downsample_factor: Callable[[Config], int]
     channels: Callable[[Config], int]
     data_channels: Callable[[Config], int]
+    temporal_downsample_factor: Callable[[Config], int] = lambda config: 1
+    odd: bool = False
 
 
 def _patch(config: Config) -> int:
     return config.get("patch_size") or 1
 
 
-_BY_BLOCKS = {
+_BY_BLOCKS: dict[str, Any] = {
     "downsample_factor": lambda config: 2 ** (len(config["block_out_channels"]) - 1),
     "channels": lambda config: config["latent_channels"],
     "data_channels": lambda config: config["in_channels"],
 }
 FAMILIES = {
     "AutoencoderKL": Family(temporal=False, **_BY_BLOCKS),
-    "AutoencoderKLCogVideoX": Family(temporal=True, **_BY_BLOCKS),
+    "AutoencoderKLCogVideoX": Family(
+        temporal=True,
+        temporal_downsample_factor=lambda config: config["temporal_compression_ratio"],
+        odd=True,
+        **_BY_BLOCKS,
+    ),
     "AutoencoderKLWan": Family(
         temporal=True,
         downsample_factor=lambda config: 2 ** (len(config["dim_mult"]) - 1) * _patch(config),
+        temporal_downsample_factor=lambda config: 2 ** sum(config["temperal_downsample"]),
         channels=lambda config: config["z_dim"],
         data_channels=lambda config: config["in_channels"] // _patch(config) ** 2,
     ),
@@ -103,6 +116,11 @@ class Pretrained(Autoencoder):
         return self._family.downsample_factor(self._config)
 
     @property
+    def temporal_downsample_factor(self) -> int:
+        """4 for CogVideoX and Wan; 1 for models of images, which take every frame on its own."""
+        return self._family.temporal_downsample_factor(self._config)
+
+    @property
     def channels(self) -> int:
         """Channels of the model's latents: 4 (Stable Diffusion), 16 (FLUX, CogVideoX, Wan)."""
         return self._family.channels(self._config)
@@ -118,34 +136,56 @@ class Pretrained(Autoencoder):
         return f"{self._class}-{self._digest}"
 
     def encode(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) in [-1, 1] -> (B, channels, H/f, W/f): the mean of the posterior, shifted and scaled."""
-        return self._normalise(self._posterior(images).mode()).to(images.dtype)
+        """The mean of the posterior, shifted and scaled: (B, C, H, W) in [-1, 1] -> (B, channels, H/f, W/f).
+
+        Clips (B, C, T, H, W) -> (B, channels, 1 + (T−1)/k, H/f, W/f).
+        """
+        return self._normalised(self._posterior(images).mode(), images)
 
     def draw(self, images: Tensor, noise: Tensor) -> Tensor:
-        """A draw from the posterior, shifted and scaled. noise: (B, channels, H/f, W/f)."""
+        """A draw from the posterior, shifted and scaled. noise: of the shape of the latents."""
         posterior = self._posterior(images)
-        spread = posterior.std * self._as_clip(noise.to(posterior.std.dtype))
-        return self._normalise(posterior.mode() + spread).to(images.dtype)
+        spread = posterior.std * self._to_model(noise.to(posterior.std.dtype))
+        return self._normalised(posterior.mode() + spread, images)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, channels, H/f, W/f) -> (B, C, H, W)."""
-        values = latents / self.scale + self.shift
-        decoded = self.model.decode(self._as_clip(values.to(self.model.dtype))).sample
-        return (decoded.squeeze(2) if self._family.temporal else decoded).to(latents.dtype)
+        """(B, channels, H/f, W/f) -> (B, C, H, W); (B, channels, t, H/f, W/f) -> (B, C, 1 + k·(t−1), H, W)."""
+        values = self._to_model(latents)
+        values = values / _along_channels(self.scale, values) + _along_channels(self.shift, values)
+        if not self._family.temporal:
+            return self._from_model(self.model.decode(values.to(self.model.dtype)).sample, latents)
+        frames = 1 + self.temporal_downsample_factor * (values.shape[2] - 1)
+        if self._family.odd and values.shape[2] > 1 and values.shape[2] % 2 == 0:
+            # Time is causal: what is added at the end leaves the frames before it.
+            values = torch.cat([values, values[:, :, -1:]], dim=2)
+        decoded = self.model.decode(values.to(self.model.dtype)).sample
+        return self._from_model(decoded[:, :, :frames], latents)
 
     def _posterior(self, images: Tensor) -> Any:
-        if images.ndim != 4:
-            raise CompositionError(
-                f"this autoencoder encodes images (B, C, H, W), got {tuple(images.shape)}; clips are not supported"
-            )
-        return self.model.encode(self._as_clip(images.to(self.model.dtype))).latent_dist
+        return self.model.encode(self._to_model(images.to(self.model.dtype))).latent_dist
 
-    def _as_clip(self, x: Tensor) -> Tensor:
-        return x.unsqueeze(2) if self._family.temporal else x
+    def _normalised(self, values: Tensor, images: Tensor) -> Tensor:
+        values = (values - _along_channels(self.shift, values)) * _along_channels(self.scale, values)
+        return self._from_model(values, images)
 
-    def _normalise(self, values: Tensor) -> Tensor:
-        values = values.squeeze(2) if self._family.temporal else values
-        return (values - self.shift) * self.scale
+    def _to_model(self, x: Tensor) -> Tensor:
+        """Images or clips in the form that the model takes."""
+        if self._family.temporal:
+            return x.unsqueeze(2) if x.ndim == 4 else x
+        return rearrange(x, "b c t h w -> (b t) c h w") if x.ndim == 5 else x
+
+    def _from_model(self, x: Tensor, given: Tensor) -> Tensor:
+        """What the model made of `given`, which were images or clips, in its form and type."""
+        if self._family.temporal:
+            x = x.squeeze(2) if given.ndim == 4 else x
+        elif given.ndim == 5:
+            x = rearrange(x, "(b t) c h w -> b c t h w", b=len(given))
+        return x.to(given.dtype)
+
+
+def _along_channels(values: Tensor, x: Tensor) -> Tensor:
+    """Give values, one or one a channel, the dimensions of x (B, C, …)."""
+    return values.reshape(1, -1, *[1] * (x.ndim - 2))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -206,7 +246,7 @@ def check_weights(folder: Path) -> None:
 
 
 def normalisation(config: Config, channels: int, folder: Path) -> tuple[Tensor, Tensor]:
-    """Shift and scale of (z − shift) · scale, each (channels or 1, 1, 1), as the library's pipelines have them.
+    """Shift and scale of (z − shift) · scale, each (channels or 1), as the library's pipelines have them.
 
     scaling_factor and shift_factor are numbers; latents_mean and latents_std one each a channel. Raises ConfigError.
     """
@@ -222,5 +262,5 @@ def normalisation(config: Config, channels: int, folder: Path) -> tuple[Tensor, 
             f"each for {channels} channels"
         )
     factor = config.get("scaling_factor") or 1.0
-    offset, spread = (torch.tensor(x, dtype=torch.float32).reshape(-1, 1, 1) for x in (mean or shift or 0.0, std or 1))
+    offset, spread = (torch.tensor(x, dtype=torch.float32).reshape(-1) for x in (mean or shift or 0.0, std or 1))
     return offset, factor / spread

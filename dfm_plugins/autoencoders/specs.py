@@ -33,12 +33,14 @@ SPECS = [
         name="pixels",
         summary="No autoencoder: the flow runs on pixels.",
         factory="dfm_plugins.autoencoders.pixels:Pixels",
+        media=frozenset({"image", "video"}),
     ),
     AutoencoderSpec(
         name="diffusers",
         summary="A pretrained autoencoder saved on disk: Stable Diffusion's, FLUX's, CogVideoX's or Wan's.",
         factory="dfm_plugins.autoencoders.pretrained:Pretrained",
         options=DiffusersOptions,
+        media=frozenset({"image", "video"}),
         reference="Classes of the diffusers library: AutoencoderKL, AutoencoderKLCogVideoX, AutoencoderKLWan",
     ),
 ]

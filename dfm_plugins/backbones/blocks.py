@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -30,6 +32,28 @@ class HeadNorm(nn.RMSNorm):
         return super().forward(x.to(self.weight.dtype))
 
 
+@dataclass(frozen=True)
+class Groups:
+    """Which tokens of a clip attend to each other: those of one frame, or (`along_time`) those of one place.
+
+    frames, places: the tokens are `frames` times `places`, frame by frame.
+    """
+
+    frames: int
+    places: int
+    along_time: bool
+
+    def split(self, x: Tensor) -> Tensor:
+        """(B, heads, frames · places, d) -> (B · groups, heads, tokens of a group, d)."""
+        pattern = "b heads (t s) d -> (b s) heads t d" if self.along_time else "b heads (t s) d -> (b t) heads s d"
+        return rearrange(x, pattern, t=self.frames, s=self.places)
+
+    def join(self, x: Tensor) -> Tensor:
+        """Undo `split`."""
+        pattern = "(b s) heads t d -> b heads (t s) d" if self.along_time else "(b t) heads s d -> b heads (t s) d"
+        return rearrange(x, pattern, t=self.frames, s=self.places)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with rotary positions and, if asked, RMS-normalised queries and keys."""
 
@@ -41,14 +65,18 @@ class Attention(nn.Module):
         self.key_norm = HeadNorm(width // heads, eps=EPSILON) if qk_norm else nn.Identity()
         self.projection = nn.Linear(width, width)
 
-    def forward(self, tokens: Tensor, rotation: Rotation) -> Tensor:
-        """tokens: (B, N, width). rotation: for the N tokens. Returns the shape of tokens."""
+    def forward(self, tokens: Tensor, rotation: Rotation, groups: Groups | None = None) -> Tensor:
+        """tokens: (B, N, width). rotation: for the N tokens. groups: as for `Block`. Returns the shape of tokens."""
         query, key, value = rearrange(
             self.qkv(tokens), "b n (three heads d) -> three b heads n d", three=3, heads=self.heads
         )
         query = rotate(self.query_norm(query), rotation).to(value.dtype)
         key = rotate(self.key_norm(key), rotation).to(value.dtype)
+        if groups is not None:
+            query, key, value = groups.split(query), groups.split(key), groups.split(value)
         mixed = F.scaled_dot_product_attention(query, key, value)
+        if groups is not None:
+            mixed = groups.join(mixed)
         return self.projection(rearrange(mixed, "b heads n d -> b n (heads d)"))
 
 
@@ -62,11 +90,14 @@ class Block(nn.Module):
         self.attention = Attention(width, heads, qk_norm)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
 
-    def forward(self, tokens: Tensor, condition: Tensor, rotation: Rotation) -> Tensor:
-        """tokens: (B, N, width). condition: (B, width), after its SiLU. Returns the shape of tokens."""
+    def forward(self, tokens: Tensor, condition: Tensor, rotation: Rotation, groups: Groups | None = None) -> Tensor:
+        """tokens: (B, N, width). condition: (B, width), after its SiLU. Returns the shape of tokens.
+
+        groups: of tokens that attend to each other; None for one of all.
+        """
         attention_shift, attention_scale, attention_gate, mlp_shift, mlp_scale, mlp_gate = rearrange(
             self.modulation(condition), "b (six width) -> six b 1 width", six=6
         )
-        mixed = self.attention(modulate(normalize(tokens), attention_shift, attention_scale), rotation)
+        mixed = self.attention(modulate(normalize(tokens), attention_shift, attention_scale), rotation, groups)
         tokens = torch.addcmul(tokens, attention_gate, mixed)
         return torch.addcmul(tokens, mlp_gate, self.mlp(modulate(normalize(tokens), mlp_shift, mlp_scale)))

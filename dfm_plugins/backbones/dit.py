@@ -1,121 +1,23 @@
-"""`dit`: a diffusion transformer in which all stages share one token grid and all blocks."""
+"""`dit`: a diffusion transformer of images, in which all stages share one token grid and all blocks."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
-from typing import cast
-
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-from dfm_core.errors import StageShapeError
-from dfm_core.interfaces.backbone import Backbone, BackboneFacts, Conditioning
-from dfm_core.stages import Size, Stages
-from dfm_plugins.backbones.blocks import Block, normalize
-from dfm_plugins.backbones.embedders import LabelEmbedder, StageIndexEmbedder
-from dfm_plugins.backbones.initialization import initialize_adaln_zero
-from dfm_plugins.backbones.positions import remembered, rotary_table, sincos_table
+from dfm_core.interfaces.backbone import BackboneFacts
 from dfm_plugins.backbones.specs import DiTOptions
-from dfm_plugins.backbones.stage_io import StageIO, patchify, unpatchify
 from dfm_plugins.backbones.token_grid import choose_patching
+from dfm_plugins.backbones.transformer import StageTransformer
 
 
-class DiT(Backbone):
+class DiT(StageTransformer):
     """Diffusion transformer (Peebles and Xie 2023) with an input, a clock and a head for each stage.
 
-    Tokens and timestep embeddings are summed over the visible stages; adaLN-zero blocks, listed in `blocks`, follow.
-    The patches are fixed at the training size; other sizes with the same ratios give another token grid. Absolute
-    positions are centred, and scaled alike on both axes so that any grid covers the area of the training grid.
+    The patches are square and fixed at the training size; other sizes with the same ratios give another token grid.
+    Half of the frequencies of rotary positions are for rows, half for columns.
     """
 
     options: DiTOptions
 
     def __init__(self, options: DiTOptions, facts: BackboneFacts) -> None:
-        super().__init__(options, facts)
-        depth, width, heads = options.dimensions
-        self.patching = choose_patching(facts.layout, options.token_grid, options.patch_size)
-        # Half of the frequencies for rows, half for columns.
-        self.rope_split = (width // heads // 4,) * 2
-        self.sincos_split = (width // 4,) * 2
-        self.stages = nn.ModuleList(
-            StageIO(stage.shape[0] * patch**2, width)
-            for stage, patch in zip(facts.layout, self.patching.patches, strict=True)
-        )
-        # One stage needs no index: plain DiT.
-        self.stage_index = StageIndexEmbedder(len(facts.layout), width) if len(facts.layout) > 1 else None
-        self.label = LabelEmbedder(facts.num_classes, width) if facts.num_classes else None
-        self.blocks = nn.ModuleList(Block(width, heads, options.mlp_ratio, options.qk_norm) for _ in range(depth))
-        self.initialize()
-
-    def forward(self, noisy_stages: Sequence[Tensor], t: Tensor, visible: Tensor, conditioning: Conditioning) -> Stages:
-        """Return the velocities in the shapes and dtype of `noisy_stages`; zero at initialisation.
-
-        Raises StageShapeError for stages that do not give one token grid.
-        """
-        grid = self._grid(noisy_stages)
-        condition = F.silu(self._condition(t, visible, conditioning))
-        tokens = self._tokens(noisy_stages, visible, grid)
-        rotation = remembered(rotary_table, grid, self.rope_split, like=tokens)
-        for block in cast(Iterable[Block], self.blocks):
-            tokens = block(tokens, condition, rotation)
-        tokens = normalize(tokens)
-        return tuple(
-            unpatchify(stage.head(tokens, condition), patch, grid).to(noisy.dtype)
-            for stage, patch, noisy in zip(self._stages(), self.patching.patches, noisy_stages, strict=True)
-        )
-
-    def describe(self) -> dict[str, str]:
-        """The token grid at the training size, and each stage's patch."""
-        height, width = self.patching.grid
-        patches = ", ".join(map(str, self.patching.patches))
-        return {"tokens": f"{height}x{width} = {height * width}", "patches": patches}
-
-    def shardable_blocks(self) -> Sequence[nn.Module]:
-        """The transformer blocks."""
-        return list(self.blocks)
-
-    def stage_parameters(self) -> Sequence[Sequence[nn.Parameter]]:
-        """Each stage's patch embedding, timestep embedding and head."""
-        return [list(stage.parameters()) for stage in self.stages]
-
-    def initialize(self, generator: torch.Generator | None = None) -> None:
-        """Draw all weights anew; needed after moving a network built on the meta device to a real one."""
-        initialize_adaln_zero(self, generator)
-
-    def _condition(self, t: Tensor, visible: Tensor, conditioning: Conditioning) -> Tensor:
-        """Sum of the timestep, stage and label embeddings, (B, width)."""
-        condition = torch.stack(
-            [stage.embed_timestep(t[:, index], visible[:, index]) for index, stage in enumerate(self._stages())]
-        ).sum(0)
-        if self.stage_index is not None:
-            condition = condition + self.stage_index(visible)
-        return condition if self.label is None else condition + self.label(conditioning.label)
-
-    def _tokens(self, noisy_stages: Sequence[Tensor], visible: Tensor, grid: Size) -> Tensor:
-        """Sum of the patch embeddings over the visible stages, with absolute positions, (B, tokens, width)."""
-        # In the stages' dtype: under autocast the residual stream stays float32.
-        embedded = [
-            stage.embed_patches(patchify(noisy, patch), shown).to(noisy.dtype)
-            for stage, noisy, patch, shown in zip(
-                self._stages(), noisy_stages, self.patching.patches, visible.unbind(1), strict=True
-            )
-        ]
-        tokens = sum(embedded[1:], embedded[0])
-        if self.options.positions == "rope":
-            return tokens
-        scale = math.sqrt(math.prod(self.patching.grid) / math.prod(grid))
-        return tokens + remembered(sincos_table, grid, self.sincos_split, scale, like=tokens).to(tokens.dtype)
-
-    def _stages(self) -> Iterable[StageIO]:
-        return cast(Iterable[StageIO], self.stages)
-
-    def _grid(self, noisy_stages: Sequence[Tensor]) -> Size:
-        layout = self.facts.layout
-        if [stage.shape[1] for stage in noisy_stages] != [stage.shape[0] for stage in layout]:
-            raise StageShapeError(
-                f"expected {len(layout)} stages with {', '.join(str(stage.shape[0]) for stage in layout)} channels, "
-                f"got {', '.join(str(tuple(stage.shape)) for stage in noisy_stages)}"
-            )
-        return self.patching.grid_at(noisy_stages)
+        _, width, heads = options.dimensions
+        patching = choose_patching(facts.layout, options.token_grid, options.patch_size)
+        super().__init__(options, facts, patching, (width // heads // 4,) * 2)

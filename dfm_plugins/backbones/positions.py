@@ -43,14 +43,17 @@ def rotary_table(grid: Size, split: tuple[int, ...], device: torch.device) -> Ro
 
 
 def sincos_table(grid: Size, split: tuple[int, ...], scale: float, device: torch.device) -> Tensor:
-    """Absolute position features (tokens, 2 · sum(split)): sine and cosine of each axis' centred coordinate.
+    """Absolute position features (tokens, 2 · sum(split)): sine and cosine of each axis' coordinate.
 
-    The coordinate of token i of n is scale · (i − (n−1)/2): the centre of any picture is 0 whatever its aspect ratio,
-    and one token is `scale` units along every axis, so shapes keep their proportions.
+    Along the last two axes, those of a picture, the coordinate of token i of n is scale · (i − (n−1)/2): the centre is
+    0 whatever the aspect ratio, and one token is `scale` units along both, so shapes keep their proportions. An axis
+    before them is time, and counts tokens from 0: a picture stands where a clip begins.
     """
     features = []
-    for length, count in zip(grid, split, strict=True):
-        coordinate = scale * (torch.arange(length, device=device, dtype=torch.float32) - (length - 1) / 2)
+    for axis, (length, count) in enumerate(zip(grid, split, strict=True)):
+        coordinate = torch.arange(length, device=device, dtype=torch.float32)
+        if axis >= len(grid) - 2:
+            coordinate = scale * (coordinate - (length - 1) / 2)
         angles = coordinate[:, None] * frequencies(count, device)
         features.append(torch.cat((angles.sin(), angles.cos()), dim=-1))
     return _over_grid(features)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from dfm_core.plugins import BackboneSpec, Options
 
@@ -27,8 +27,8 @@ SIZES: dict[str, Dimensions] = {
 }
 
 
-class DiTOptions(Options):
-    """Options of `dit`."""
+class TransformerOptions(Options):
+    """What `dit` and `video_dit` can both be told."""
 
     size: Literal["Ti", "S", "B", "L", "XL"] = Field(
         "Ti", description="Blocks × width × heads: Ti 12×192×3, S 12×384×6, B 12×768×12, L 24×1024×16, XL 28×1152×16."
@@ -43,7 +43,9 @@ class DiTOptions(Options):
     )
     qk_norm: bool = Field(False, description="Normalise queries and keys (RMS), for stability at scale.")
     token_grid: int | None = Field(
-        None, ge=1, description="Tokens along the short side; null takes the most, up to 16, that divide every stage."
+        None,
+        ge=1,
+        description="Tokens along the short side; null takes the most that divide every stage, up to 16 (clips: 8).",
     )
     patch_size: int | None = Field(
         None, ge=1, description="Patch of the finest stage, instead of token_grid; the other stages' follow from it."
@@ -56,7 +58,7 @@ class DiTOptions(Options):
         return Dimensions(self.depth or size.depth, self.width or size.width, self.heads or size.heads)
 
     @model_validator(mode="after")
-    def _fits_together(self) -> DiTOptions:
+    def _fits_together(self) -> Self:
         _, width, heads = self.dimensions
         if width % (4 * heads):
             possible = [count for count in range(1, width // 4 + 1) if width % (4 * count) == 0]
@@ -69,6 +71,63 @@ class DiTOptions(Options):
         return self
 
 
+class DiTOptions(TransformerOptions):
+    """Options of `dit`."""
+
+
+class VideoDiTOptions(TransformerOptions):
+    """Options of `video_dit`."""
+
+    attention: Literal["full", "factorised"] = Field(
+        "full",
+        description="Tokens attend to all tokens, or by turns to those of their frame and to those of their place.",
+    )
+    temporal_patch: int | None = Field(
+        None,
+        ge=1,
+        description="Frames in a patch of the finest stage; the other stages' follow from it. null takes the most "
+        "tokens that all stages have in common: one a frame where their frame counts are equal.",
+    )
+    rope_split: tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt] | None = Field(
+        None,
+        description="Frequencies of time, height and width in a head, in sum half its features; null gives time a "
+        "quarter and the rest to both axes of the frame alike.",
+    )
+
+    @property
+    def axes(self) -> tuple[int, int, int]:
+        """Frequencies of time, height and width: those given, or a quarter for time and the rest for the frame."""
+        if self.rope_split is not None:
+            return self.rope_split
+        pairs = self._pairs
+        # Rounded to what leaves an even rest.
+        time = pairs // 4 + pairs // 4 % 2
+        return time, (pairs - time) // 2, (pairs - time) // 2
+
+    @property
+    def _pairs(self) -> int:
+        """Half the features of a head."""
+        _, width, heads = self.dimensions
+        return width // heads // 2
+
+    @model_validator(mode="after")
+    def _axes_fit(self) -> Self:
+        depth, width, heads = self.dimensions
+        if sum(self.axes) != self._pairs:
+            raise ValueError(
+                f"rope_split {list(self.axes)} has {sum(self.axes)} frequencies in sum, expected {self._pairs}: "
+                f"half the {width // heads} features of a head"
+            )
+        if self.rope_split is None and self._pairs < 4:
+            raise ValueError(
+                f"heads of {width // heads} features are too small for three axes: give them 8 or more, or say "
+                f"rope_split, such as {[0, self._pairs // 2, self._pairs // 2]} for none along time"
+            )
+        if self.attention == "factorised" and depth < 2:
+            raise ValueError("attention=factorised takes blocks of two kinds by turns: use a depth of 2 or more")
+        return self
+
+
 SPECS = [
     BackboneSpec(
         name="dit",
@@ -76,5 +135,13 @@ SPECS = [
         factory="dfm_plugins.backbones.dit:DiT",
         options=DiTOptions,
         reference="Peebles and Xie 2023 (DiT); paper section 3.4, figure 2c, appendix A.1",
+    ),
+    BackboneSpec(
+        name="video_dit",
+        summary="The transformer of dit over the tokens of all frames of a clip, with rotary positions in time too.",
+        factory="dfm_plugins.backbones.video_dit:VideoDiT",
+        options=VideoDiTOptions,
+        reference="Paper section 3.4; Ma et al. 2024 (Latte, interleaved) for factorised attention",
+        media=frozenset({"video"}),
     ),
 ]

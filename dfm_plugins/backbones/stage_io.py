@@ -5,20 +5,34 @@ from __future__ import annotations
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dfm_core.stages import Size
 from dfm_plugins.backbones.blocks import modulate
 from dfm_plugins.backbones.embedders import TimestepEmbedder
 
 
-def patchify(stage: Tensor, patch: int) -> Tensor:
-    """(B, C, H, W) -> (B, tokens, C · patch²), row by row."""
-    return rearrange(stage, "b c (h p1) (w p2) -> b (h w) (c p1 p2)", p1=patch, p2=patch)
+def patchify(stage: Tensor, patch: Size) -> Tensor:
+    """(B, C, *size) -> (B, tokens, C · elements of a patch), row by row and frame by frame.
+
+    patch: (height, width), of clips (frames, height, width). Where frames are left over, those of the first patch are
+    preceded by zeros.
+    """
+    if len(patch) == 2:
+        return rearrange(stage, "b c (h p1) (w p2) -> b (h w) (c p1 p2)", p1=patch[0], p2=patch[1])
+    if missing := -stage.shape[2] % patch[0]:
+        stage = F.pad(stage, (0, 0, 0, 0, missing, 0))
+    return rearrange(stage, "b c (t p0) (h p1) (w p2) -> b (t h w) (c p0 p1 p2)", p0=patch[0], p1=patch[1], p2=patch[2])
 
 
-def unpatchify(patches: Tensor, patch: int, grid: Size) -> Tensor:
-    """(B, tokens, C · patch²) -> (B, C, H, W): the inverse of `patchify` for a token grid h × w."""
-    return rearrange(patches, "b (h w) (c p1 p2) -> b c (h p1) (w p2)", h=grid[0], p1=patch, p2=patch)
+def unpatchify(patches: Tensor, patch: Size, size: Size) -> Tensor:
+    """(B, tokens, C · elements of a patch) -> (B, C, *size): the inverse of `patchify`."""
+    rows, columns = size[-2] // patch[-2], size[-1] // patch[-1]
+    if len(patch) == 2:
+        return rearrange(patches, "b (h w) (c p1 p2) -> b c (h p1) (w p2)", h=rows, p1=patch[0], p2=patch[1])
+    pattern = "b (t h w) (c p0 p1 p2) -> b c (t p0) (h p1) (w p2)"
+    frames = rearrange(patches, pattern, h=rows, w=columns, p0=patch[0], p1=patch[1], p2=patch[2])
+    return frames[:, :, -size[0] :]
 
 
 class StageHead(nn.Module):

@@ -1,4 +1,7 @@
-"""The choice of patches: square, one size a stage, so that all stages give the same grid of tokens."""
+"""The choice of patches: square, one size a stage, so that all stages give the same grid of tokens.
+
+Clips: `grid_at` knows their patches, (frames, height, width); what is chosen here are those of one frame.
+"""
 
 from __future__ import annotations
 
@@ -18,35 +21,45 @@ FEWEST_TOKENS = 4
 
 @dataclass(frozen=True)
 class Patching:
-    """Edge of each stage's square patches, and the token grid (height × width) that they give at the training size."""
+    """The patch of each stage, and the token grid that they give at the training size.
 
-    patches: tuple[int, ...]
+    Both are (height, width), of clips (frames, height, width).
+    """
+
+    patches: tuple[Size, ...]
     grid: Size
 
     def grid_at(self, stages: Sequence[Tensor]) -> Size:
-        """Token grid of these stages, each (B, C, H, W). Raises StageShapeError unless all give the same one."""
-        grids = {_grid(tuple(stage.shape[2:]), patch) for stage, patch in zip(stages, self.patches, strict=True)}
-        if len(grids) != 1 or None in grids:
-            sizes = ", ".join("x".join(map(str, stage.shape[2:])) for stage in stages)
-            raise StageShapeError(
-                f"stages of tensor sizes {sizes} do not give one token grid with patches "
-                f"{', '.join(map(str, self.patches))}; use multiples of the patches in the training ratios"
-            )
-        return next(grid for grid in grids if grid is not None)
+        """Token grid of these stages, each (B, C, *size). Raises StageShapeError unless all give the same one.
+
+        Frame counts may be multiples of the patches (plain), or all of them one more (causal).
+        """
+        sizes = [tuple(stage.shape[2:]) for stage in stages]
+        for first in (0, 1) if len(self.patches[0]) == 3 else (0,):
+            grids = {_grid(size, patch, first) for size, patch in zip(sizes, self.patches, strict=True)}
+            if len(grids) == 1 and (grid := grids.pop()) is not None:
+                return grid
+        raise StageShapeError(
+            f"stages of tensor sizes {', '.join('x'.join(map(str, size)) for size in sizes)} do not give one token "
+            f"grid with patches {', '.join(map(format_size, self.patches))}; use multiples of the patches in the "
+            "training ratios"
+        )
 
 
-def choose_patching(layout: StageLayout, token_grid: int | None, patch_size: int | None) -> Patching:
+def choose_patching(
+    layout: StageLayout, token_grid: int | None, patch_size: int | None, most: int = DEFAULT_TOKENS
+) -> Patching:
     """Return the patches for stages of this layout, which must be images (C, H, W).
 
     token_grid: tokens along the short side. patch_size: patch of the finest stage. With neither: the most tokens, up to
-    16, that divide every stage (where none does, the fewest). Raises StageSizeError that names the values that work,
-    also where there would be fewer than 4 tokens unasked.
+    `most`, that divide every stage (where none does, the fewest). Raises StageSizeError that names the values that
+    work, also where there would be fewer than 4 tokens unasked.
     """
     choices = possible_patchings(layout)
     if token_grid is not None:
         return _pick("token_grid", token_grid, {min(choice.grid): choice for choice in choices}, layout)
     if patch_size is not None:
-        return _pick("patch_size", patch_size, {choice.patches[-1]: choice for choice in choices}, layout)
+        return _pick("patch_size", patch_size, {choice.patches[-1][0]: choice for choice in choices}, layout)
     fewest = min(FEWEST_TOKENS, *(min(stage.shape[1:]) for stage in layout))
     enough = [choice for choice in choices if min(choice.grid) >= fewest]
     if not enough:
@@ -55,7 +68,7 @@ def choose_patching(layout: StageLayout, token_grid: int | None, patch_size: int
             f"stages of tensor sizes {_sizes(layout)} have at most a token grid of {format_size(only)} in common: "
             f"use sizes that share a larger divisor, or say token_grid={min(only)} if that is meant"
         )
-    return [choice for choice in enough if min(choice.grid) <= DEFAULT_TOKENS or choice is enough[0]][-1]
+    return [choice for choice in enough if min(choice.grid) <= most or choice is enough[0]][-1]
 
 
 def possible_patchings(layout: StageLayout) -> list[Patching]:
@@ -72,7 +85,7 @@ def possible_patchings(layout: StageLayout) -> list[Patching]:
     for tokens in range(1, min(map(min, sizes)) + 1):
         if any(min(size) % tokens for size in sizes):
             continue
-        patches = tuple(min(size) // tokens for size in sizes)
+        patches = tuple((min(size) // tokens,) * 2 for size in sizes)
         grids = {_grid(size, patch) for size, patch in zip(sizes, patches, strict=True)}
         if len(grids) == 1 and (grid := grids.pop()) is not None:
             choices.append(Patching(patches, grid))
@@ -94,9 +107,16 @@ def _pick(option: str, value: int, choices: dict[int, Patching], layout: StageLa
     return choices[value]
 
 
-def _grid(size: Size, patch: int) -> Size | None:
-    """Tokens along each axis, or None where the patch does not divide the size."""
-    return None if any(length % patch for length in size) else tuple(length // patch for length in size)
+def _grid(size: Size, patch: Size, first: int = 0) -> Size | None:
+    """Tokens along each axis, or None where the patch does not divide the size.
+
+    first: how many frames at the beginning have a token of their own.
+    """
+    lengths = (size[0] - first, *size[1:])
+    if len(size) != len(patch) or any(length % edge for length, edge in zip(lengths, patch, strict=True)):
+        return None
+    counts = [length // edge for length, edge in zip(lengths, patch, strict=True)]
+    return (counts[0] + first, *counts[1:])
 
 
 def _sizes(layout: StageLayout) -> str:

@@ -1,4 +1,4 @@
-"""What an image of `shapes` shows, free of resolution, drawn from a hash."""
+"""What an image of `shapes` or a frame of `moving_shapes` shows, free of resolution, drawn from a hash."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ class Scene:
 
     place: of the centre, (across, down), in [0, 1] of the room that the shape leaves. radius: of the circle around the
     shape, in units of the shorter side. angle: radians. The fill's pattern counts in radii, the backdrop's in sides.
+    growth: how much of the radius is drawn; the place is that of the full one.
     """
 
     place: tuple[float, float]
@@ -52,9 +53,10 @@ class Scene:
     angle: float
     fill: Surface
     backdrop: Surface
+    growth: float = 1.0
 
 
-class _Draws:
+class Draws:
     """Uniform numbers from a hash: no state, and the same with every version of numpy."""
 
     def __init__(self, key: str) -> None:
@@ -62,26 +64,31 @@ class _Draws:
         self._numbers = iter(struct.unpack(f"<{_MOST_DRAWS}I", digest))
 
     def uniform(self, low: float, high: float) -> float:
+        """Return a number in [low, high)."""
         return low + (high - low) * (next(self._numbers) / 2**32)
 
     def choose(self, among: Sequence[T]) -> T:
+        """Return one of several, each as likely."""
         return among[next(self._numbers) * len(among) >> 32]
 
 
-def compose(key: str, texture: Texture, rotation: float) -> Scene:
-    """Return the scene of `key`, an arbitrary string. rotation: largest angle, degrees either way."""
-    draws = _Draws(key)
+def compose(key: str, texture: Texture, rotation: float, radius: tuple[float, float] = (0.3, 0.42)) -> Scene:
+    """Return the scene of `key`, an arbitrary string.
+
+    rotation: largest angle, degrees either way. radius: smallest and largest.
+    """
+    draws = Draws(key)
     lumas = draws.choose(((_DARK, _BRIGHT), (_BRIGHT, _DARK)))
     return Scene(
         place=(draws.uniform(0, 1), draws.uniform(0, 1)),
-        radius=draws.uniform(0.3, 0.42),
+        radius=draws.uniform(*radius),
         angle=math.radians(draws.uniform(-rotation, rotation)),
         fill=_fill(draws, lumas[0], texture),
         backdrop=_backdrop(draws, lumas[1], texture),
     )
 
 
-def _fill(draws: _Draws, lumas: tuple[float, float], texture: Texture) -> Surface:
+def _fill(draws: Draws, lumas: tuple[float, float], texture: Texture) -> Surface:
     strength = {"plain": 0.0, "weak": draws.uniform(0.04, 0.09), "hard": 0.09}[texture]
     base = _colour(draws, lumas, strength)
     change = (strength, strength, strength)
@@ -91,7 +98,7 @@ def _fill(draws: _Draws, lumas: tuple[float, float], texture: Texture) -> Surfac
     return Surface(base, ((0, 0, 0), (0, 0, 0)), change, _pattern(draws, texture, (0.8, most)))
 
 
-def _backdrop(draws: _Draws, lumas: tuple[float, float], texture: Texture) -> Surface:
+def _backdrop(draws: Draws, lumas: tuple[float, float], texture: Texture) -> Surface:
     strength = 0.09 if texture == "hard" else 0.0
     base, half = _between(_colour(draws, lumas, strength), _colour(draws, lumas, strength))
     direction = draws.uniform(0, 2 * math.pi)
@@ -103,13 +110,13 @@ def _backdrop(draws: _Draws, lumas: tuple[float, float], texture: Texture) -> Su
     return Surface(base, slope, (strength, strength, strength), pattern)
 
 
-def _pattern(draws: _Draws, texture: Texture, frequencies: tuple[float, float]) -> Pattern | None:
+def _pattern(draws: Draws, texture: Texture, frequencies: tuple[float, float]) -> Pattern | None:
     kind = draws.choose(("stripes", "checks", "dots", "plain") if texture == "weak" else ("stripes", "checks", "dots"))
     phase = (draws.uniform(0, 2 * math.pi), draws.uniform(0, 2 * math.pi))
     return None if "plain" in (kind, texture) else Pattern(kind, draws.uniform(*frequencies), phase)
 
 
-def _colour(draws: _Draws, lumas: tuple[float, float], room: float) -> Colour:
+def _colour(draws: Draws, lumas: tuple[float, float], room: float) -> Colour:
     """Return a colour of a luma within `lumas`, every channel at least `room` away from 0 and 1."""
     luma, position, saturation = draws.uniform(*lumas), draws.uniform(0, 6), draws.uniform(0.35, 1.0)
     first, part = int(position) % 6, position % 1

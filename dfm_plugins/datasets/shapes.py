@@ -56,6 +56,7 @@ def render(name: str, scene: Scene, size: Size) -> Array:
     unit, radius = min(size), scene.radius
     centre_x = radius + scene.place[0] * (width / unit - 2 * radius)
     centre_y = radius + scene.place[1] * (height / unit - 2 * radius)
+    radius *= scene.growth
     left, right = _span(centre_x, radius, unit, width)
     top, bottom = _span(centre_y, radius, unit, height)
     x, y = (_centres(left, right, unit) - centre_x) / radius, (centre_y - _centres(top, bottom, unit)) / radius

@@ -36,19 +36,30 @@ def addresses(path: str | tuple[str, ...]) -> str | tuple[str, ...]:
 
 Crop = Annotated[Literal["center", "random"], Field(description="Part that is kept where the aspect ratio differs.")]
 Flip = Annotated[bool, Field(description="Mirror half of the training images left to right.")]
+Texture = Annotated[
+    Literal["plain", "weak", "hard"],
+    Field(description="Two colours; or faint patterns before a gradient; or strong patterns, on the background too."),
+]
+Rotation = Annotated[float, Field(ge=0, le=180, description="Largest rotation, in degrees either way.")]
 ShardPath = Annotated[str | tuple[str, ...], AfterValidator(addresses)]
 
 
 class ShapesOptions(Options):
     """Options of `shapes`."""
 
-    texture: Literal["plain", "weak", "hard"] = Field(
-        default="plain",
-        description="Two colours; or faint patterns before a gradient; or strong patterns, on the background too.",
-    )
-    rotation: float = Field(default=15.0, ge=0, le=180, description="Largest rotation, in degrees either way.")
+    texture: Texture = "plain"
+    rotation: Rotation = 15.0
     train_images: int = Field(default=1_000_000, ge=1, description="Different images in the training split.")
     validation_images: int = Field(default=10_000, ge=0, description="Different images in the validation split.")
+
+
+class MovingShapesOptions(Options):
+    """Options of `moving_shapes`."""
+
+    texture: Texture = "plain"
+    rotation: Rotation = 15.0
+    train_clips: int = Field(default=1_000_000, ge=1, description="Different clips in the training split.")
+    validation_clips: int = Field(default=10_000, ge=0, description="Different clips in the validation split.")
 
 
 class FolderOptions(Options):
@@ -59,6 +70,27 @@ class FolderOptions(Options):
     )
     labels: bool = Field(
         default=True, description="Take the sub-folders as classes; false: search them, but no labels."
+    )
+    crop: Crop = "center"
+    flip: Flip = False
+    validation_fraction: float = Field(
+        default=0.0, ge=0, lt=1, description="Share of the files kept for validation, chosen by a hash of their names."
+    )
+
+
+class VideoFolderOptions(Options):
+    """Options of `video_folder`."""
+
+    path: Annotated[str, AfterValidator(absolute)] = Field(
+        description="Folder of clips: one sub-folder a class, or all clips side by side (no labels)."
+    )
+    labels: bool = Field(default=True, description="Take sub-folders as classes; false: use all clips without labels.")
+    frame_rate: float | None = Field(
+        default=None, gt=0, le=1000, description="Frames a second to take, the nearest in time; null: every frame."
+    )
+    stills: bool = Field(
+        default=False,
+        description="Images are samples, too, in batches of their own; false: a folder of images is a clip's frames.",
     )
     crop: Crop = "center"
     flip: Flip = False
@@ -151,10 +183,24 @@ SPECS = [
         reference="Signed distances after I. Quilez, https://iquilezles.org/articles/distfunctions2d/",
     ),
     DatasetSpec(
+        name="moving_shapes",
+        summary="Procedural clips of one coloured shape in motion: the class says which shape and how it moves.",
+        factory="dfm_plugins.datasets.moving_shapes:MovingShapes",
+        options=MovingShapesOptions,
+        media=frozenset({"video"}),
+    ),
+    DatasetSpec(
         name="folder",
         summary="Images from a folder, with sub-folders as classes or without labels.",
         factory="dfm_plugins.datasets.folder:Folder",
         options=FolderOptions,
+    ),
+    DatasetSpec(
+        name="video_folder",
+        summary="Clips from a folder: MP4, WebM, GIF, folders of frames; with sub-folders as classes or without.",
+        factory="dfm_plugins.datasets.video_folder:VideoFolder",
+        options=VideoFolderOptions,
+        media=frozenset({"video"}),
     ),
     DatasetSpec(
         name="webdataset",

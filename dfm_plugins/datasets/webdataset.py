@@ -29,11 +29,16 @@ class WebDataset(Dataset):
 
     def __init__(self, options: WebDatasetOptions, facts: DatasetFacts) -> None:
         super().__init__(options, facts)
-        if len(facts.size) != 2 or min(facts.size) < 1:
+        if len(facts.size) not in (2, 3) or min(facts.size) < 1:
             raise UsageError(f"data set webdataset: expected a size height × width, got {facts.size}")
         self.shuffle_window = options.shuffle_window
         self._reader = _reader(options, facts)
         self._survey = survey_shards(options, facts.split, self._reader)
+        if self.latents is None and len(facts.size) != 2:
+            raise UsageError(
+                f"data set webdataset: these shards hold images, expected a size height × width, got {facts.size}; "
+                "of clips it reads latents only (dfm encode)"
+            )
         self._numbers = {name: number for number, name in enumerate(self.classes)}
         self._ends = tuple(accumulate(self._survey.lengths))
         self.channels = self._survey.channels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
@@ -16,7 +17,7 @@ from dfm_core.errors import ConfigError, StageSizeError, suggest
 from dfm_core.interfaces.decomposition import DecompositionFacts
 from dfm_core.residual_pyramid import ResidualPyramid
 from dfm_core.stages import Size, format_size
-from dfm_plugins.decompositions.separable import Matrix, apply_to_axes
+from dfm_plugins.decompositions.separable import Matrix, apply_to_axes, blocks_along
 from dfm_plugins.decompositions.specs import WaveletOptions
 
 WORST_RECONSTRUCTION = 1e-6
@@ -28,11 +29,13 @@ class WaveletTransform(ResidualPyramid):
 
     Analysis equals `pywt.wavedec2(mode="periodization")`, whose low band is 2 per level times the mean: `down` divides
     that out, so previews are images (those of db2 lie 0.43 pixels off centre, Haar's 0).
-    In the coefficient domain stage 1 is the coarsest preview, and a later stage of L levels holds the detail bands of
-    the orthonormal transform of *preview s*: 3C channels at half the preview's size for L = 1, 15C at a quarter for
-    L = 2. Order: level (coarsest first), band (horizontal, vertical, diagonal as in PyWavelets), position within the
-    space-to-depth block (row by row), channel. With an orthogonal wavelet the squared norm of the input is the sum
-    over stages of (pixels of the input / pixels of preview s) × the stage's squared norm.
+    In the coefficient domain stage 1 is the coarsest preview, and a later stage of L levels along d axes holds the
+    detail bands of the orthonormal transform of *preview s*: (2^(dL) − 1)·C channels at the previous preview's size,
+    so 3C for an image and L = 1, 15C for L = 2, 7C for a clip that also halves in time. Order: level (coarsest first),
+    band, position within the space-to-depth block (row by row), channel. Bands are in the order of binary numbers whose
+    lowest digit is the first axis: of images horizontal, vertical, diagonal as in PyWavelets; of clips daa, ada, dda,
+    aad … as `pywt.dwtn` names them. With an orthogonal wavelet the squared norm of the input is the sum over stages of
+    (pixels of the input / pixels of preview s) × the stage's squared norm.
     """
 
     def __init__(self, options: WaveletOptions, facts: DecompositionFacts) -> None:
@@ -40,7 +43,8 @@ class WaveletTransform(ResidualPyramid):
         self.wavelet = options.wavelet
         self.in_coefficients = options.domain == "coefficients"
         _check_wavelet(self.wavelet, self.in_coefficients)
-        self.levels = _levels_between(facts.stage_sizes)
+        _check_sizes(self)
+        self.layout((facts.channels, *facts.stage_sizes[-1]))
 
     def down(self, x: Tensor, size: Size) -> Tensor:
         """Take the low band as many levels down as `size` asks for."""
@@ -54,44 +58,57 @@ class WaveletTransform(ResidualPyramid):
         """Return the shape of the residual image, or of its detail bands."""
         if not self.in_coefficients or stage_index == 0:
             return super().stage_shape(sizes, stage_index)
-        bands = 4 ** self.levels[stage_index] - 1
+        levels, axes = _levels(sizes, stage_index)
+        bands = 2 ** (levels * sum(axes)) - 1
         return (bands * self.facts.channels, *sizes[stage_index - 1])
 
     def to_stage(self, residual: Tensor, sizes: Sequence[Size], stage_index: int) -> Tensor:
         """Return the detail bands of the residual, which are those of the preview: its own low band is empty."""
         if not self.in_coefficients or stage_index == 0:
             return residual
-        low, bands = residual, []
-        for level in reversed(range(self.levels[stage_index])):
-            mixed = apply_to_axes(low, analysis_matrix, self._whole_axes(low.shape[2:]))
-            low, vertical, horizontal, diagonal = rearrange(mixed, "b c (h u) (w v) -> (u v) b c h w", u=2, v=2)
-            details = torch.stack([horizontal, vertical, diagonal], dim=1)
-            block = 2**level  # finer bands by space-to-depth
-            bands.append(rearrange(details, "b k c (h p) (w q) -> b (k p q c) h w", p=block, q=block))
+        levels, axes = _levels(sizes, stage_index)
+        pairs, low, bands = blocks_along(axes, 2), residual, []
+        for level in reversed(range(levels)):
+            mixed = apply_to_axes(low, analysis_matrix, self._whole_axes(low.shape[2:], axes))
+            pattern = f"b c {pairs.whole} -> ({pairs.inside_reversed}) b c {pairs.outside}"
+            low, details = rearrange(mixed, pattern, **pairs.named).tensor_split([1])
+            low = low[0]
+            blocks = blocks_along(axes, 2**level)  # finer bands by space-to-depth
+            pattern = f"k b c {blocks.whole} -> b (k {blocks.inside} c) {blocks.outside}"
+            bands.append(rearrange(details, pattern, **blocks.named))
         return torch.cat(bands[::-1], dim=1)
 
     def from_stage(self, stage: Tensor, sizes: Sequence[Size], stage_index: int) -> Tensor:
         """Synthesise the residual from its detail bands and an empty low band."""
         if not self.in_coefficients or stage_index == 0:
             return stage
-        levels, channels = self.levels[stage_index], self.facts.channels
+        levels, axes = _levels(sizes, stage_index)
+        pairs, count, channels = blocks_along(axes, 2), 2 ** sum(axes), self.facts.channels
         low = stage.new_zeros(len(stage), channels, *stage.shape[2:])
-        for level, bands in enumerate(stage.split([3 * channels * 4**level for level in range(levels)], dim=1)):
-            details = rearrange(bands, "b (k p q c) h w -> k b c (h p) (w q)", k=3, p=2**level, q=2**level)
-            horizontal, vertical, diagonal = details
-            mixed = torch.stack([low, vertical, horizontal, diagonal])
-            mixed = rearrange(mixed, "(u v) b c h w -> b c (h u) (w v)", u=2, v=2)
-            low = apply_to_axes(mixed, synthesis_matrix, self._whole_axes(mixed.shape[2:]))
+        for level, bands in enumerate(stage.split([(count - 1) * channels * count**n for n in range(levels)], dim=1)):
+            blocks = blocks_along(axes, 2**level)
+            pattern = f"b (k {blocks.inside} c) {blocks.outside} -> k b c {blocks.whole}"
+            details = rearrange(bands, pattern, k=count - 1, **blocks.named)
+            pattern = f"({pairs.inside_reversed}) b c {pairs.outside} -> b c {pairs.whole}"
+            mixed = rearrange(torch.cat([low[None], details]), pattern, **pairs.named)
+            low = apply_to_axes(mixed, synthesis_matrix, self._whole_axes(mixed.shape[2:], axes))
         return low
 
-    def _axes(self, fine: Sequence[int], coarse: Sequence[int]) -> list[tuple[str, int, int]]:
-        """Arguments of a low-pass matrix per axis: wavelet, length, levels."""
-        levels = (fine[0] // coarse[0]).bit_length() - 1
-        # Haar's filters do not overlap: small blocks instead of the whole axis.
-        return [(self.wavelet, 2**levels if _is_haar(self.wavelet) else length, levels) for length in fine]
+    def _axes(self, fine: Sequence[int], coarse: Sequence[int]) -> list[tuple[str, int, int] | None]:
+        """Arguments of a low-pass matrix per axis: wavelet, length, levels; None where the length stays."""
+        return [
+            # Haar's filters do not overlap: small blocks instead of the whole axis.
+            (self.wavelet, ratio if _is_haar(self.wavelet) else length, ratio.bit_length() - 1)
+            if (ratio := length // small) > 1
+            else None
+            for length, small in zip(fine, coarse, strict=True)
+        ]
 
-    def _whole_axes(self, lengths: Sequence[int]) -> list[tuple[str, int]]:
-        return [(self.wavelet, 2 if _is_haar(self.wavelet) else length) for length in lengths]
+    def _whole_axes(self, lengths: Sequence[int], axes: Sequence[bool]) -> list[tuple[str, int] | None]:
+        return [
+            (self.wavelet, 2 if _is_haar(self.wavelet) else length) if changes else None
+            for length, changes in zip(lengths, axes, strict=True)
+        ]
 
 
 def analysis_matrix(wavelet: str, length: int) -> Matrix:
@@ -157,24 +174,43 @@ def _check_wavelet(wavelet: str, in_coefficients: bool) -> None:
         )
 
 
-def _levels_between(sizes: Sequence[Size]) -> list[int]:
-    """Levels of each stage over the one before, 0 for the first. StageSizeError unless ratios are powers of two."""
-    levels = [0]
+def _levels(sizes: Sequence[Size], stage_index: int) -> tuple[int, tuple[bool, ...]]:
+    """Levels of a stage over the one before, and which axes take part: those whose length changes."""
+    ratios = [fine // coarse for coarse, fine in zip(sizes[stage_index - 1], sizes[stage_index], strict=True)]
+    return max(ratios).bit_length() - 1, tuple(ratio > 1 for ratio in ratios)
+
+
+def _check_sizes(decomposition: ResidualPyramid) -> None:
+    """Raise StageSizeError unless the axes that change between two stages do so by one power of two."""
+    sizes = decomposition.plain_sizes(decomposition.facts.stage_sizes)
     for coarse, fine in pairwise(sizes):
-        ratio = fine[0] // coarse[0]
-        doubled = ratio >= 2 and ratio & (ratio - 1) == 0
-        if len(fine) != 2 or not doubled or any(c * ratio != f for c, f in zip(coarse, fine, strict=True)):
-            raise StageSizeError(_which_would_work(sizes))
-        levels.append(ratio.bit_length() - 1)
-    return levels
+        ratios = {Fraction(f, c) for c, f in zip(coarse, fine, strict=True)} - {Fraction(1)}
+        if len(ratios) != 1 or not _is_power_of_two(*ratios):
+            raise StageSizeError(_which_would_work(decomposition, sizes))
 
 
-def _which_would_work(sizes: Sequence[Size]) -> str:
+def _is_power_of_two(ratio: Fraction) -> bool:
+    return ratio.denominator == 1 and ratio.numerator & (ratio.numerator - 1) == 0
+
+
+def _which_would_work(decomposition: ResidualPyramid, sizes: Sequence[Size]) -> str:
     """Message: the nearest sizes in ratios of powers of two."""
-    steps = [max(1, round(math.log2(f[0] / c[0]))) for c, f in pairwise(sizes)]
-    coarsest = [max(1, round(length / 2 ** sum(steps))) for length in sizes[-1]]
-    nearest = [tuple(length << sum(steps[:stage]) for length in coarsest) for stage in range(len(sizes))]
+    got = decomposition.facts.stage_sizes
+    # Levels as along the height, or in time where the height stays.
+    doublings = [max(1, round(math.log2(f[-2] / c[-2] if f[-2] > c[-2] else f[0] / c[0]))) for c, f in pairwise(sizes)]
+    lengths = [_nearest(axis, doublings) for axis in zip(*sizes, strict=True)]
+    nearest = [decomposition.whole_size(size) for size in zip(*lengths, strict=True)]
+    axes = "frames, height and width, those that change" if len(got[-1]) == 3 else "height and width"
     return (
-        f"dwt: each stage must be 2, 4, 8 … times the one before, the same along height and width, "
-        f"got {', '.join(map(format_size, sizes))}; the nearest that work: {', '.join(map(format_size, nearest))}"
+        f"dwt: each stage must be 2, 4, 8 … times the one before, the same along {axes}, "
+        f"got {', '.join(map(format_size, got))}; the nearest that work: {', '.join(map(format_size, nearest))}"
     )
+
+
+def _nearest(lengths: Sequence[int], doublings: Sequence[int]) -> list[int]:
+    """Lengths of all stages along one axis, near to the given ones: doubled where these grow."""
+    steps = [
+        doubled if fine > coarse else 0 for doubled, (coarse, fine) in zip(doublings, pairwise(lengths), strict=True)
+    ]
+    coarsest = max(1, round(lengths[-1] / 2 ** sum(steps)))
+    return [coarsest << sum(steps[:stage]) for stage in range(len(lengths))]

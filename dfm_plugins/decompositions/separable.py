@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ LONGEST_DENSE = 128
 
 def apply_along(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
     """Multiply every block of n elements along `axis` by matrix (m, n), n dividing its length: m elements a block."""
+    if axis < x.ndim - 2:
+        return apply_along(x.flatten(axis + 1), matrix, axis).unflatten(-1, x.shape[axis + 1 :])
     if axis == x.ndim - 2 and matrix.shape[1] == x.shape[-2]:
         return matrix @ x
     moved = x.movedim(axis, -1)
@@ -26,13 +29,55 @@ def apply_along(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
     return (blocks @ matrix.T).flatten(-2).movedim(-1, axis)
 
 
-def apply_to_axes(x: Tensor, build: Callable[..., Matrix], arguments: Sequence[tuple[Hashable, ...]]) -> Tensor:
-    """Apply build(*arguments[i]) to every block along spatial axis i of x (B, C, *spatial), for every i."""
+def apply_to_axes(x: Tensor, build: Callable[..., Matrix], arguments: Sequence[tuple[Hashable, ...] | None]) -> Tensor:
+    """Apply build(*arguments[i]) to every block along spatial axis i of x (B, C, *spatial), if there are any."""
     # The last axis first: there the blocks are contiguous and the tensor shrinks before the others.
     for axis in reversed(range(2, x.ndim)):
-        matrix = tensor_of(_for_length, (x.shape[axis], build, arguments[axis - 2]), x.dtype, x.device)
-        x = apply_along(x, matrix, axis)
+        if (given := arguments[axis - 2]) is not None:
+            matrix = tensor_of(_for_length, (x.shape[axis], build, given), x.dtype, x.device)
+            x = apply_along(x, matrix, axis)
     return x
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How einops writes a tensor's spatial axes as blocks of `lengths` elements, one length an axis.
+
+    whole: "(n0 p0) (n1 p1)". inside: positions in a block, "p0 p1". outside: "n0 n1".
+    """
+
+    lengths: tuple[int, ...]
+
+    @cached_property
+    def whole(self) -> str:
+        """Every axis as its blocks and the positions in them."""
+        return " ".join(f"(n{axis} p{axis})" for axis in range(len(self.lengths)))
+
+    @cached_property
+    def inside(self) -> str:
+        """Positions in a block, the last axis fastest."""
+        return " ".join(f"p{axis}" for axis in range(len(self.lengths)))
+
+    @cached_property
+    def inside_reversed(self) -> str:
+        """Positions in a block, the first axis fastest."""
+        return " ".join(f"p{axis}" for axis in reversed(range(len(self.lengths))))
+
+    @cached_property
+    def outside(self) -> str:
+        """Numbers of the blocks."""
+        return " ".join(f"n{axis}" for axis in range(len(self.lengths)))
+
+    @cached_property
+    def named(self) -> dict[str, int]:
+        """Lengths as einops takes them."""
+        return {f"p{axis}": length for axis, length in enumerate(self.lengths)}
+
+
+@lru_cache(maxsize=64)
+def blocks_along(axes: tuple[bool, ...], length: int) -> Blocks:
+    """Blocks of `length` along the axes that take part, of one element along the others."""
+    return Blocks(tuple(length if takes_part else 1 for takes_part in axes))
 
 
 def _for_length(length: int, build: Callable[..., Matrix], arguments: tuple[Hashable, ...]) -> Matrix:

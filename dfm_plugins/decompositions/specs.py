@@ -6,9 +6,18 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dfm_core.plugins import DecompositionSpec, Options
+from dfm_core.plugins import DecompositionSpec, Options, TimeGrid
 
 Domain = Literal["spatial", "coefficients"]
+
+
+MEDIA = frozenset({"image", "video"})
+
+
+class FourierOptions(Options):
+    """Options of `fourier`."""
+
+    time_grid: TimeGrid = "auto"
 
 
 class LaplacianOptions(Options):
@@ -21,6 +30,7 @@ class LaplacianOptions(Options):
     up: Literal["bilinear", "bicubic", "nearest"] | None = Field(
         None, description="How to enlarge. Default: bicubic for the filter bicubic, else bilinear."
     )
+    time_grid: TimeGrid = "auto"
 
 
 class WaveletOptions(Options):
@@ -31,6 +41,7 @@ class WaveletOptions(Options):
         "spatial",
         description="spatial: a stage is the image of its details. coefficients: the detail bands stacked as channels.",
     )
+    time_grid: TimeGrid = "auto"
 
     @property
     def wavelet_family(self) -> Literal["orthogonal", "biorthogonal", "approximate"]:
@@ -51,6 +62,7 @@ class CosineOptions(Options):
         "spatial",
         description="spatial: a stage is the image of its frequencies. coefficients (needs block): they are channels.",
     )
+    time_grid: TimeGrid = "auto"
 
     @model_validator(mode="after")
     def _coefficients_need_blocks(self) -> CosineOptions:
@@ -71,6 +83,7 @@ SPECS = [
         orthonormal=True,
         critically_sampled=True,
         zero_mean_details=True,
+        media=MEDIA,
         several_stages=False,
     ),
     DecompositionSpec(
@@ -81,6 +94,7 @@ SPECS = [
         reference="Decomposable Flow Matching, eq. 2; Burt and Adelson, The Laplacian Pyramid, 1983",
         linear=True,
         zero_mean_details=True,
+        media=MEDIA,
     ),
     DecompositionSpec(
         name="dwt",
@@ -92,6 +106,7 @@ SPECS = [
         orthonormal={"domain": "coefficients", "wavelet_family": "orthogonal"},
         critically_sampled={"domain": "coefficients"},
         zero_mean_details=True,
+        media=MEDIA,
     ),
     DecompositionSpec(
         name="dct",
@@ -103,13 +118,16 @@ SPECS = [
         orthonormal={"domain": "coefficients"},
         critically_sampled={"domain": "coefficients"},
         zero_mean_details=True,
+        media=MEDIA,
     ),
     DecompositionSpec(
         name="fourier",
         summary="Ideal low-passes by FFT, periodic at the borders; any ratio.",
         factory="dfm_plugins.decompositions.fourier:FourierTransform",
+        options=FourierOptions,
         reference="Decomposable Flow Matching, section 3; as scipy.signal.resample",
         linear=True,
         zero_mean_details=True,
+        media=MEDIA,
     ),
 ]

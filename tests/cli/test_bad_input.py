@@ -27,9 +27,9 @@ CONFIGURATION = {
         "unknown stage schedule 'progresive'. Did you mean 'progressive'",
     ),
     "unknown sampler": (["--timestep-sampler", "tide"], "unknown timestep sampler 'tide'. Did you mean 'tied'?"),
-    "unknown dataset": (["--dataset", "shape"], "unknown dataset 'shape'. Did you mean 'shapes'?"),
+    "unknown dataset": (["--dataset", "shape"], "unknown dataset 'shape'. Did you mean 'shapes', 'moving_shapes'?"),
     "unknown plugin": (["--backbone", "acme/unet"], "acme"),
-    "unknown preset": (["--preset", "quikstart"], "unknown preset 'quikstart'. Did you mean 'quickstart'?"),
+    "unknown preset": (["--preset", "quikstart"], "unknown preset 'quikstart'. Did you mean 'quickstart', 'video"),
     "stages that shrink": (["--stages", "16,8"], "expected sizes that grow from coarse to fine, got 16 before 8"),
     "equal stages": (["--stages", "16,16"], "expected sizes that grow from coarse to fine"),
     "stages that are no sizes": (["--stages", "8,x16"], "expected sizes from coarse to fine, like 32,64"),
@@ -40,7 +40,7 @@ CONFIGURATION = {
     ),
     "sizes that blocks lack": (
         ["--decomposition", "dct", "--set", "decomposition.options.block=8", "--stages", "9,16"],
-        "stages must be n/8 of the finest, n = 1…8, got 9, 16; these would work: 2, 4, 6, 8, 10, 12, 14, 16",
+        "with one n along the axes that change, got 9, 16; these would work: 2, 4, 6, 8, 10, 12, 14, 16",
     ),
     "two stages for one": (["--decomposition", "identity"], "identity has one stage, got 8, 16: use the one stage 16"),
     "no common token grid": (
@@ -65,7 +65,7 @@ CONFIGURATION = {
     "a key in the wrong place": (["--set", "learning_rate=1"], "Did you mean 'training.learning_rate'?"),
     "an option of another component": (
         ["--set", "decomposition.options.wavelet=db2"],
-        "unknown key. Known: filter, up.",
+        "unknown key. Known: filter, up, time_grid.",
     ),
     "a setting without a value": (
         ["--set", "training.max_steps"],

@@ -114,7 +114,7 @@ MISTAKES = {
     "one stage": (["--decomposition", "identity", "--stages", "32,64"], "identity has one stage"),
     "order": (["--stages", "64,32"], "expected sizes that grow from coarse to fine, got 64 before 32; in order: 32,64"),
     "no size": (["--stages", "32,big"], "expected sizes from coarse to fine, like 32,64"),
-    "frames": (["--stages", "4x16x16,8x32x32"], "a picture has two dimensions, expected stages like 48x64,96x128"),
+    "frames": (["--stages", "4x16x16,8x32x32"], "is no clip of 8 frames; for a picture use stages like 48x64,96x128"),
     "name": (["--decomposition", "laplacain"], "unknown decomposition 'laplacain'. Did you mean 'laplacian'?"),
     "option": (["--set", "decomposition.options.filtre=area"], "filtre: unknown key. Did you mean 'filter'?"),
     "format": (["--output", "sheet.xyz"], "sheet.xyz: pictures of the format 'xyz' cannot be written."),
@@ -135,7 +135,7 @@ def test_photos_that_cannot_be_read(rejected: Rejected, photo: Path) -> None:
     assert "cannot read image broken.jpg: it is in no known format" in rejected("decompose", "broken.jpg", code=1)
     assert "cannot read image cut.png: " in rejected("decompose", "cut.png", code=1)
     message = rejected("decompose", "nothing.jpg", code=1)
-    assert message == f"no file {Path('nothing.jpg').absolute()}; expected a picture, such as a JPEG or PNG"
+    assert message == f"no file {Path('nothing.jpg').absolute()}; expected a picture, such as a JPEG or PNG, or a clip"
     assert "cannot read image ..: " in rejected("decompose", "..", code=1)
 
 

@@ -176,6 +176,15 @@ def test_what_it_needs_is_found(name: str, registry: Registry) -> None:
     assert set(states(found).values()) == {"held"}
 
 
+@pytest.mark.usefixtures("no_process")
+@pytest.mark.parametrize(("kind", "name"), [("backbone", "video_dit"), ("dataset", "moving_shapes")])
+def test_what_takes_clips_alone_gets_partners_that_do(kind: str, name: str, registry: Registry) -> None:
+    subject = subject_of(name, kind, QUICK if kind == "backbone" else {}, registry)
+    partners = {} if kind == "backbone" else {"backbone": {"name": "video_dit", "options": QUICK}}
+    found = by_law(composition.judge_model(subject, registry, partners))
+    assert set(states(found).values()) == {"held"}, found
+
+
 BROKEN = {
     "refusing": ("fits_the_default_partners", "each of 9 choices.*no size is good enough"),
     "last": (

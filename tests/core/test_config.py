@@ -11,7 +11,7 @@ from pydantic import Field
 
 from dfm_core.config.resolve import ConfigRequest, Flag, ResolvedConfig, read_config, resolve_config, to_yaml
 from dfm_core.config.resume import changed_keys, check_resume
-from dfm_core.config.sizes import parse_stages, write_stages
+from dfm_core.config.sizes import medium_of, parse_stages, with_frames, write_stages
 from dfm_core.config.yaml_text import parse_yaml, write_yaml
 from dfm_core.errors import ConfigError, UnknownComponentError
 from dfm_core.plugins import ComponentSpec, Options, PresetSpec
@@ -104,6 +104,34 @@ def rejected(registry: Registry, *settings: str, **request: Any) -> str:
 def test_stage_sizes(value: object, stages: tuple[tuple[int, ...], ...]) -> None:
     assert parse_stages(value) == stages
     assert parse_stages(write_stages(stages)) == stages
+
+
+def test_frames_turn_sizes_of_images_into_those_of_clips(registry: Registry) -> None:
+    clips = ((6, 8, 8), (6, 16, 16))
+    made = resolved(registry, "frames=6")
+    assert (made.config.stages, made.config.frames) == (clips, 6)
+    assert resolved(registry, "stages=6x8x8,6x16x16").config.stages == clips
+    assert resolved(registry, "stages=3x8x8,6x16x16", "frames=6").config.stages == ((3, 8, 8), (6, 16, 16))
+    assert resolved(registry, "frames=null").config.stages == ((8, 8), (16, 16))
+    assert with_frames(((4, 6),), 1) == ((1, 4, 6),)
+
+
+def test_frames_survive_the_file_of_a_run(registry: Registry, tmp_path: Path) -> None:
+    config = resolved(registry, "frames=6").config
+    assert read_config(file_with(tmp_path, to_yaml(config)), registry).config == config
+
+
+def test_frames_that_contradict_the_stages(registry: Registry) -> None:
+    message = rejected(registry, "frames=5", "stages=6x8x8,6x16x16")
+    assert message == (
+        "stages: frames is 5, and the stages 6x8x8,6x16x16 end with 6 frames; give one of the two, or both alike "
+        "(from --set)"
+    )
+    assert "frames: expected greater than or equal to 1, got 0" in rejected(registry, "frames=0")
+
+
+def test_what_stages_hold() -> None:
+    assert (medium_of(((8, 8),)), medium_of(((1, 8, 8),))) == ("image", "video")
 
 
 @pytest.mark.parametrize(

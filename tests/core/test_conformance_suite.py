@@ -45,7 +45,7 @@ from dfm_plugins.stage_schedules.specs import ProgressiveOptions
 
 pytest_plugins = "pytester"
 
-QUICK: dict[str, dict[str, object]] = {"dit": {"depth": 1, "width": 16, "heads": 1}}
+QUICK: dict[str, dict[str, object]] = dict.fromkeys(("dit", "video_dit"), {"depth": 1, "width": 16, "heads": 1})
 BUILT_IN = [(kind, name) for kind, name in built_in() if name == "folder" or not needs_files(kind, name)]
 """The others read files of more elaborate sorts; tests/components holds them against the same laws."""
 
@@ -107,7 +107,8 @@ def test_cases_are_what_a_component_meets() -> None:
     facts: list[DecompositionFacts] = [case.facts for case in cases_of("decomposition")]
     assert {len(f.stage_sizes) for f in facts} == {1, 2, 3, 4}
     assert {f.channels for f in facts} == {1, 3, 4}
-    assert {height == width for f in facts for height, width in f.stage_sizes} == {True, False}
+    assert {height == width for f in facts for *_, height, width in f.stage_sizes} == {True, False}
+    assert {case.clips for case in cases_of("decomposition")} == {True, False}
     assert any(coarse[0] * 4 == fine[0] for f in facts for coarse, fine in pairwise(f.stage_sizes))
     assert {case.inputs[0].dtype for case in cases_of("decomposition")} == {torch.float32, torch.float64}
     layouts = [case.facts.layout for case in cases_of("backbone")]
@@ -116,7 +117,7 @@ def test_cases_are_what_a_component_meets() -> None:
     assert {bool(case.facts.num_classes) for case in cases_of("backbone")} == {True, False}
     for kind in ("stage_schedule", "timestep_sampler"):
         assert {case.facts.num_stages for case in cases_of(kind)} == {1, 2, 3, 4}
-    assert len({case.facts.size for case in cases_of("dataset")}) == 2
+    assert {len(case.facts.size) for case in cases_of("dataset")} == {2, 3}
     assert {case.facts.data_channels for case in cases_of("autoencoder")} == {1, 3}
     for kind in KINDS:
         names = [case.name for case in cases_of(kind)]

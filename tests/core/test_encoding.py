@@ -23,10 +23,10 @@ from torch import Tensor
 from dfm_core.assembly import Assembler
 from dfm_core.composition import DataDescription, check_autoencoder, data_from_snapshot, snapshot
 from dfm_core.config.resolve import ConfigRequest, resolve_config
-from dfm_core.encoding import Encoding, EncodingSettings, Progress
+from dfm_core.encoding import Encoding, EncodingSettings, Progress, pictures
 from dfm_core.errors import CompositionError, DataError, DFMError, StageSizeError, UnreadableSampleError, UsageError
 from dfm_core.interfaces.autoencoder import Autoencoder
-from dfm_core.interfaces.dataset import Dataset, Sample, ShardDescription, StoredLatents
+from dfm_core.interfaces.dataset import Dataset, Sample, Section, ShardDescription, StoredLatents
 from dfm_core.latent_shards import LatentShards
 from dfm_core.plan import plan_training
 from dfm_core.plugins.registry import default_registry
@@ -316,6 +316,22 @@ def test_drawn_latents_depend_on_seed_and_index_only(tmp_path: Path) -> None:
     assert not np.array_equal(first, third)
 
 
+class SeveralSizes(Pictures):
+    def sections(self) -> tuple[Section, ...]:
+        return Section(6, self.facts.size), Section(4, (4, 4))
+
+
+def test_an_image_is_encoded_as_a_clip_of_one_frame() -> None:
+    image, clip = torch.zeros(3, 8, 8), torch.zeros(3, 4, 8, 8)
+    assert pictures({"image": image}, 0, 2).shape == (3, 8, 8)
+    assert pictures({"image": image}, 0, 3).shape == (3, 1, 8, 8)
+    assert pictures({"video": clip}, 0, 3).shape == (3, 4, 8, 8)
+    with pytest.raises(DataError, match=r"expected samples of 3 dimensions, sample 7 is \(3, 4, 8, 8\)"):
+        pictures({"video": clip}, 7, 2)
+    with pytest.raises(DataError, match="expected images or clips, sample 7 holds label"):
+        pictures({"label": 1}, 7, 2)
+
+
 def test_what_cannot_be_encoded(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds latents already"):
         encode(tmp_path / "out", dataset=Latents)
@@ -323,8 +339,8 @@ def test_what_cannot_be_encoded(tmp_path: Path) -> None:
         encode(tmp_path / "out", settings=EncodingSettings(split="validation"))
     with pytest.raises(StageSizeError, match="the autoencoder divides by 2"):
         encode(tmp_path / "out", stages=[8, 15])
-    with pytest.raises(UsageError, match="height × width; got 1x8x8"):
-        encode(tmp_path / "out", stages=["1x8x8"])
+    with pytest.raises(DataError, match="holds samples of several sizes"):
+        encode(tmp_path / "out", dataset=SeveralSizes)
     assert not (tmp_path / "out").exists()
 
 
@@ -400,8 +416,10 @@ def test_drawn_latents_differ_from_step_to_step_and_statistics_are_of_the_mean()
 
 def test_batches_of_neither_images_nor_latents_are_refused() -> None:
     made = make_assembler(backbone=DIT).compose(described(), StageStatistics((1, 1), (1, 1), 1), torch.device("cpu"))
-    with pytest.raises(CompositionError, match="expected a batch with images or latents, got label, video"):
-        made.space.batch_to_stages({"video": torch.zeros(1), "label": torch.zeros(1)})
+    with pytest.raises(CompositionError, match="expected a batch with images, clips or latents, got label, sound"):
+        made.space.batch_to_stages({"sound": torch.zeros(1), "label": torch.zeros(1)})
+    with pytest.raises(CompositionError, match=r"expected a batch of images, got clips \(1, 3, 4, 8, 8\)"):
+        made.space.batch_to_stages({"video": torch.zeros(1, 3, 4, 8, 8)})
 
 
 @pytest.mark.parametrize(

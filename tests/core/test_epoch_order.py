@@ -1,4 +1,4 @@
-"""The order of an epoch: every sample once, mixed within a window of shards, and found at any place."""
+"""The order of samples: all once an epoch, mixed within a window of shards, found at any place, section by section."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dfm_core.errors import DataError
-from dfm_core.interfaces.dataset import Dataset, DatasetFacts, Sample
+from dfm_core.interfaces.dataset import Dataset, DatasetFacts, Sample, Section
 from dfm_core.plugins import Options
 from dfm_core.randomness import derive_generator
 from dfm_core.training.data import BatchStream
-from dfm_core.training.order import EpochOrder
+from dfm_core.training.order import BatchOrder, Element, EpochOrder, section_of
 
 
 class Shards(Dataset):
@@ -127,6 +127,74 @@ def test_batches_hold_every_sample_once_an_epoch_over_resumes() -> None:
     for epoch in range(6):
         part = elements[epoch * 22 : (epoch + 1) * 22]
         assert sorted(part) == [(index, epoch) for index in range(22)]
+
+
+class Sections(Shards):
+    """Samples that are never loaded, in sections of these lengths."""
+
+    def __init__(
+        self, lengths: tuple[int, ...], total: int | None = None, shards: tuple[int, ...] | None = None
+    ) -> None:
+        super().__init__(shards, total=sum(lengths) if total is None else total)
+        self.section_lengths = lengths
+
+    def sections(self) -> tuple[Section, ...]:
+        return tuple(Section(length, (place + 1, 2, 2)) for place, length in enumerate(self.section_lengths))
+
+
+def sections_of(dataset: Sections, elements: list[Element]) -> set[int]:
+    ends = torch.tensor(dataset.section_lengths).cumsum(0)
+    return set(torch.searchsorted(ends, torch.tensor([index for index, _ in elements]), right=True).tolist())
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=4).filter(any), st.integers(1, 6), st.integers(0, 3))
+def test_batches_are_of_one_section_and_every_section_is_gone_through(
+    lengths: list[int], batch_size: int, seed: int
+) -> None:
+    dataset = Sections(tuple(lengths))
+    order = BatchOrder(dataset, batch_size, seed)
+    batches = [-(-length // batch_size) for length in lengths]
+    steps = [order.elements(step) for step in range(4 * sum(batches))]
+    found: dict[int, list[Element]] = {place: [] for place in range(len(lengths))}
+    for number in range(4):
+        round_ = steps[number * sum(batches) : (number + 1) * sum(batches)]
+        for elements in round_:
+            (place,) = sections_of(dataset, elements)
+            found[place] += elements
+        assert [len(found[place]) for place in found] == [batch_size * (number + 1) * count for count in batches]
+    for place, elements in found.items():
+        first, length = sum(lengths[:place]), lengths[place]
+        for epoch in range(len(elements) // length if length else 0):
+            part = elements[epoch * length : (epoch + 1) * length]
+            assert sorted(part) == [(index, epoch) for index in range(first, first + length)]
+
+
+def test_sections_take_turns_at_random_and_a_new_order_goes_on_where_one_ended() -> None:
+    dataset = Sections((40, 80))
+    order = BatchOrder(dataset, 4, 5)
+    steps = [order.elements(step) for step in range(60)]
+    assert [BatchOrder(dataset, 4, 5).elements(step) for step in range(60)][::-1] == steps[::-1]
+    turns = [next(iter(sections_of(dataset, elements))) for elements in steps]
+    assert [turns[:30].count(0), turns[30:].count(0)] == [10, 10]
+    assert turns[:30] != turns[30:]
+    assert turns[:30] != sorted(turns[:30])
+    assert [BatchOrder(dataset, 4, 6).elements(step) for step in range(60)] != steps
+    parts = [BatchStream(dataset, 4, 5, part=part) for part in ((0, 2), (2, 4))]
+    assert all(stream.elements(step) == steps[step] for stream in parts for step in range(60))
+
+
+def test_sections_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(DataError, match="sections: expected 11 samples in all, got 10"):
+        BatchOrder(Sections((5, 5), total=11), 2, 0)
+    with pytest.raises(DataError, match="with sections or with shards, got both"):
+        BatchOrder(Sections((5, 5), shards=(5, 5)), 2, 0)
+
+
+def test_neighbours_in_a_section_are_found() -> None:
+    dataset = Sections((3, 0, 4))
+    assert [section_of(dataset, index) for index in (0, 2, 3, 6)] == [range(3), range(3), range(3, 7), range(3, 7)]
+    assert section_of(Shards((3, 4)), 5) == range(7)
 
 
 def test_a_hundred_million_samples_are_quick_and_never_listed() -> None:

@@ -89,6 +89,14 @@ BROKEN = {
         "@hookimpl\ndef dfm_decompositions(): return [DecompositionSpec('a', 'A.', 'm:C', Loose)]",
         "Loose lets unknown fields pass",
     ),
+    "medium": (
+        "@hookimpl\ndef dfm_decompositions(): return [DecompositionSpec('a', 'A.', 'm:C', media={'audio'})]",
+        'expected media to be a frozenset of some of "image" and "video", got {\'audio\'}',
+    ),
+    "media": (
+        "@hookimpl\ndef dfm_decompositions(): return [DecompositionSpec('a', 'A.', 'm:C', media='video')]",
+        "expected media to be a frozenset",
+    ),
     "preset name": ("@hookimpl\ndef dfm_presets(): return [PresetSpec('A b', 'x', 'y')]", "got 'A b'"),
     "preset path": ("@hookimpl\ndef dfm_presets(): return [PresetSpec('a', 'x', 'a.yaml')]", "expected a pathlib.Path"),
 }

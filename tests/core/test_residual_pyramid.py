@@ -9,9 +9,10 @@ from torch.nn import functional as F
 
 from dfm_core.errors import StageShapeError, StageSizeError
 from dfm_core.interfaces.decomposition import DecompositionFacts
-from dfm_core.plugins import Options
+from dfm_core.plugins import Options, TimeGrid
 from dfm_core.residual_pyramid import ResidualPyramid, exact_arithmetic
 from dfm_core.stages import Size
+from dfm_core.time_grid import is_causal
 
 
 class Nonlinear(ResidualPyramid):
@@ -119,6 +120,113 @@ def test_any_number_of_dimensions(sizes: tuple[Size, ...]) -> None:
         stages = decomposition.decompose(x)
         assert [stage.shape[2:] for stage in stages] == [tuple(scale * length for length in size) for size in sizes]
         torch.testing.assert_close(decomposition.recompose(stages), x)
+
+
+def clip(frames: int, *size: int) -> Tensor:
+    return image(frames, *size)
+
+
+def test_a_pair_for_images_splits_clips_of_equal_frame_counts() -> None:
+    sizes = ((3, 4, 6), (3, 8, 12), (3, 16, 24))
+    decomposition = Nonlinear(Options(), DecompositionFacts(sizes, 2))
+    for frames in (3, 1, 5):
+        x = clip(frames, 16, 24)
+        stages = decomposition.decompose(x)
+        assert [tuple(stage.shape) for stage in stages] == [(3, 2, frames, *size[1:]) for size in sizes]
+        assert (decomposition.recompose(stages) - x).abs().max() < 1e-15
+        for frame in range(frames):
+            alone = Nonlinear(Options(), THREE).decompose(x[:, :, frame])
+            assert all(torch.equal(stage[:, :, frame], image) for stage, image in zip(stages, alone, strict=True))
+
+
+def test_what_down_and_up_see_of_a_clip() -> None:
+    def calls(*sizes: Size) -> list[tuple[str, Size, Size]]:
+        decomposition = Recording(DecompositionFacts(sizes, 2))
+        decomposition.recompose(decomposition.decompose(clip(*sizes[-1])))
+        return [call[:3] for call in decomposition.asked]
+
+    assert calls((4, 8, 8), (4, 16, 16))[:2] == [("down", (16, 16), (8, 8)), ("up", (8, 8), (16, 16))]
+    assert calls((2, 8, 8), (4, 16, 16))[:2] == [("down", (4, 16, 16), (2, 8, 8)), ("up", (2, 8, 8), (4, 16, 16))]
+    image_calls, clip_calls = [("down", (16, 16), (8, 8)), ("up", (8, 8), (16, 16))], calls((2, 8, 8), (4, 16, 16))[:2]
+    assert calls((3, 8, 8), (5, 16, 16))[:4] == [*image_calls, *clip_calls]
+    # Where only time changes, the first frame is in the first stage whole, and nobody resizes it.
+    assert {call[1:] for call in calls((3, 8, 8), (5, 8, 8))} == {((4, 8, 8), (2, 8, 8)), ((2, 8, 8), (4, 8, 8))}
+
+
+def test_sizes_on_a_causal_time_grid() -> None:
+    decomposition = Subsampled(Options(), DecompositionFacts(((2, 4, 4), (3, 8, 8), (5, 16, 16)), 2))
+    assert decomposition.causal
+    for frames, expected in ((5, [2, 3, 5]), (1, [1, 1, 1]), (9, [3, 5, 9]), (17, [5, 9, 17])):
+        x = clip(frames, 32, 16)
+        assert [size[0] for size in decomposition.scaled_sizes((frames, 32, 16))] == expected
+        stages = decomposition.decompose(x)
+        assert [stage.shape[2] for stage in stages] == expected
+        torch.testing.assert_close(decomposition.recompose(stages), x)
+        for count in (1, 2):
+            assert decomposition.recompose(stages[:count]).shape[2] == expected[count - 1]
+    with pytest.raises(StageShapeError, match=r"8x16x16: stage 2x4x4 of 5x16x16 .*the stages \(less the first frame\)"):
+        decomposition.decompose(clip(8, 16, 16))
+    with pytest.raises(StageShapeError, match="3 spatial dimensions"):
+        decomposition.scaled_sizes((0, 16, 16))
+
+
+def test_stages_that_belong_to_no_causal_clip_are_refused() -> None:
+    decomposition = Subsampled(Timed(time_grid="causal"), DecompositionFacts(((5, 4, 4), (7, 8, 8)), 2))
+    assert decomposition.recompose([torch.zeros(1, 2, 3, 4, 4)]).shape == (1, 2, 3, 4, 4)
+    with pytest.raises(StageShapeError, match="stage 1 of size 4x4x4 belongs to no input: built for 5x4x4"):
+        decomposition.recompose([torch.zeros(1, 2, 4, 4, 4)])
+    with pytest.raises(StageShapeError, match=r"stage 2: expected \(B, 2, 4, 8, 8\)"):
+        decomposition.recompose([torch.zeros(1, 2, 3, 4, 4), torch.zeros(1, 2, 5, 8, 8)])
+
+
+def test_plain_sizes_and_back() -> None:
+    for sizes, plain in (
+        (((4, 6), (8, 12)), [(4, 6), (8, 12)]),
+        (((3, 4, 6), (3, 8, 12)), [(4, 6), (8, 12)]),
+        (((3, 4, 6), (6, 8, 12)), [(3, 4, 6), (6, 8, 12)]),
+        (((3, 4, 6), (5, 8, 12)), [(2, 4, 6), (4, 8, 12)]),
+    ):
+        decomposition = Subsampled(Options(), DecompositionFacts(sizes, 2))
+        assert decomposition.plain_sizes(sizes) == plain
+        assert [decomposition.whole_size(size) for size in plain] == list(sizes)
+
+
+class Timed(Options):
+    time_grid: TimeGrid = "plain"
+
+
+def test_the_option_decides_and_without_it_the_frame_counts() -> None:
+    sizes = ((3, 4, 4), (9, 8, 8))
+    assert not Subsampled(Options(), DecompositionFacts(sizes, 2)).causal  # 3 divides 9
+    assert Subsampled(Timed(time_grid="causal"), DecompositionFacts(sizes, 2)).causal
+    assert not Subsampled(Timed(), DecompositionFacts(((3, 4, 4), (5, 8, 8)), 2)).causal
+    # Images, and clips of equal frame counts, have no time to divide.
+    assert not Subsampled(Timed(time_grid="causal"), THREE).causal
+    assert not Subsampled(Timed(time_grid="causal"), DecompositionFacts(((5, 4, 4), (5, 8, 8)), 2)).causal
+    with pytest.raises(StageSizeError, match="got 1x4x4, 5x8x8; begin with 2x4x4 or more frames, or .*=plain"):
+        Subsampled(Timed(time_grid="causal"), DecompositionFacts(((1, 4, 4), (5, 8, 8)), 2))
+    assert Subsampled(Timed(), DecompositionFacts(((1, 4, 4), (5, 8, 8)), 2)).scaled_sizes((10, 8, 8))[0] == (2, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("frames", "causal"),
+    [
+        ((3, 5), True),
+        ((2, 3, 5), True),
+        ((5, 5, 9), True),
+        ((2, 5), True),
+        ((4, 8), False),
+        ((3, 9), False),
+        ((1, 5), False),
+        ((1, 2), False),
+        ((5, 8), False),
+        ((3, 5, 10), False),
+        ((7, 7), False),
+    ],
+    ids=str,
+)
+def test_auto_is_causal_where_only_the_frames_after_the_first_divide(frames: tuple[int, ...], causal: bool) -> None:
+    assert is_causal("auto", [(count, 4, 4) for count in frames]) == causal
 
 
 @pytest.mark.parametrize(

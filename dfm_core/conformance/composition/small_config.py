@@ -15,8 +15,11 @@ from dfm_core.conformance.composition.one_batch import BATCH_SIZE
 from dfm_core.conformance.law import LawBroken
 from dfm_core.conformance.subject import Subject
 from dfm_core.errors import CompositionError, PluginError, UsageError
+from dfm_core.interfaces.autoencoder import Autoencoder
 from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageScheduleFacts
 from dfm_core.interfaces.timestep_sampler import TimestepSampler, TimestepSamplerFacts
+from dfm_core.latent_sizes import pixel_size
+from dfm_core.media import media_of
 from dfm_core.plugins.kinds import KINDS
 from dfm_core.plugins.registry import Registry
 from dfm_core.runs import describe_data
@@ -35,6 +38,8 @@ SIZES: tuple[tuple[Size, ...], ...] = (
     ((8, 8), (16, 16), (32, 32)),
     ((4, 4), (8, 8), (16, 16), (32, 32)),
 )
+FRAMES = 3
+"""Of a component that takes clips alone: the same sizes, with so many frames."""
 
 Partners = Mapping[str, object]
 """Kind -> a name, or a name and options, in the place of the default component."""
@@ -53,15 +58,18 @@ class SmallConfig:
     """Finds the configuration. folder: an empty one, for the run."""
 
     def __init__(self, subject: Subject, registry: Registry, folder: Path, partners: Partners) -> None:
-        self._subject, self._registry, self._folder, self._partners = subject, registry, folder, partners
+        self._subject, self._registry, self._folder = subject, registry, folder
+        of_clips = getattr(subject.resolved.spec, "media", None) == {"video"}
+        self._frames = (FRAMES,) if of_clips else ()
+        self._partners = {**(_takers_of_clips(registry) if of_clips else {}), **partners}
 
     def accepted(self) -> Parts:
         """Find stages at which every part can be made. Raises LawBroken where each choice is refused."""
-        factor = self._downsample_factor()
+        autoencoder = self._autoencoder()
         refusals: list[str] = []
         for sizes in SIZES:
             try:
-                return self._parts([[length * factor for length in size] for size in sizes], {})
+                return self._parts([pixel_size(autoencoder, (*self._frames, *size)) for size in sizes], {})
             except PluginError:
                 raise
             except UsageError as refusal:
@@ -100,9 +108,9 @@ class SmallConfig:
             return str(error)
         return "assembly accepts a schedule that visits what training never draws"
 
-    def _downsample_factor(self) -> int:
-        assembler = Assembler(self._config([[64, 64]], {}), self._registry)
-        return assembler.autoencoder(assembler.dataset().channels, torch.device("cpu")).downsample_factor
+    def _autoencoder(self) -> Autoencoder:
+        assembler = Assembler(self._config([(*self._frames, 64, 64)], {}), self._registry)
+        return assembler.autoencoder(assembler.dataset().channels, torch.device("cpu"))
 
     def _parts(self, stages: object, partners: Partners) -> Parts:
         """Make every part. Raises UsageError where one refuses."""
@@ -135,3 +143,18 @@ class SmallConfig:
             "logging": {"tensorboard": False, "sample_every": 0, "validation_every": 0, "log_every": STEPS},
         }
         return resolve_config(ConfigRequest(values=values), self._registry).config
+
+
+def _takers_of_clips(registry: Registry) -> dict[str, str]:
+    """For each kind whose default component takes no clips, the first one that does and needs no options."""
+    defaults, found = resolve_config(ConfigRequest(), registry).config, {}
+    for kind in KINDS:
+        declared = media_of(registry, kind, defaults.component(kind).name)
+        if not declared or "video" in declared:
+            continue
+        for name in registry.names(kind):
+            options = registry.get(kind, name).spec.options.model_fields.values()
+            if "video" in media_of(registry, kind, name) and not any(option.is_required() for option in options):
+                found[kind] = name
+                break
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -49,6 +50,67 @@ def test_laws_hold(law: Law, channels: int, made: type[Autoencoder]) -> None:
     law.check(made(Options(), AutoencoderFacts(channels)))
 
 
+class CausalPooling(Convolutional):
+    """The mean of every three frames after the first, each then as an image: temporal factor 3."""
+
+    @property
+    def temporal_downsample_factor(self) -> int:
+        return 3
+
+    def encode(self, images: Tensor) -> Tensor:
+        first, rest = images[:, :, :1], images[:, :, 1:]
+        pooled = torch.cat([first, rest.unflatten(2, (-1, 3)).mean(3)], dim=2) if rest.shape[2] else first
+        return each_frame(super().encode, pooled)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        frames = each_frame(super().decode, latents)
+        return torch.cat([frames[:, :, :1], frames[:, :, 1:].repeat_interleave(3, dim=2)], dim=2)
+
+
+def each_frame(function: Callable[[Tensor], Tensor], clips: Tensor) -> Tensor:
+    return torch.stack([function(frame) for frame in clips.unbind(2)], dim=2)
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+@pytest.mark.parametrize("made", [Pixels, CausalPooling])
+def test_laws_hold_for_clips(law: Law, made: type[Autoencoder]) -> None:
+    law.check(made(Options(), AutoencoderFacts(3, clips=True)))
+
+
+class PlainPooling(CausalPooling):
+    """Pools all frames alike."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        return each_frame(lambda frame: Convolutional.encode(self, frame), images[:, :, ::4])
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return each_frame(lambda frame: Convolutional.decode(self, frame), latents.repeat_interleave(4, dim=2))
+
+
+class Undeclared(CausalPooling):
+    @property
+    def temporal_downsample_factor(self) -> int:
+        return 6
+
+
+class LosingAFrame(CausalPooling):
+    def decode(self, latents: Tensor) -> Tensor:
+        return super().decode(latents)[:, :, : max(1, 3 * (latents.shape[2] - 1))]
+
+
+@pytest.mark.parametrize(
+    ("broken", "law", "message"),
+    [
+        (Undeclared, "encoding_has_the_declared_shape", r"and temporal_downsample_factor 6, got \(2, 5, 3, 4, 8\)"),
+        (LosingAFrame, "decoding_gives_back_the_shape", r"expected \(2, 3, 4, 16, 32\) .* got \(2, 3, 3, 16, 32\)"),
+        (PlainPooling, "decoding_gives_back_the_shape", r"expected \(2, 3, 1, 32, 32\) .* got \(2, 3, 4, 32, 32\)"),
+    ],
+)
+def test_wrong_times_break_a_law(broken: type[Autoencoder], law: str, message: str) -> None:
+    with pytest.raises(LawBroken, match=message):
+        LAWS[law].check(broken(Options(), AutoencoderFacts(3, clips=True)))
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_laws_follow_the_type_of_the_parameters(dtype: torch.dtype) -> None:
     LAWS["encoding_has_the_declared_shape"].check(Convolutional(Options(), AutoencoderFacts(3)).to(dtype))
@@ -60,6 +122,7 @@ def test_pixels_is_the_identity() -> None:
     images = torch.rand(2, 3, 4, 6, dtype=torch.float64) * 2 - 1
     assert (pixels.downsample_factor, pixels.channels) == (1, 3)
     assert torch.equal(pixels.decode(pixels.encode(images)), images)
+    assert pixels.temporal_downsample_factor == 1
 
 
 class WrongFactor(Convolutional):

@@ -33,12 +33,26 @@ CASES: dict[str, tuple[StageLayout, int, dict[str, object]]] = {
     "coefficients": (COEFFICIENTS, 3, {"patch_size": 2}),
 }
 
+# The first frame is coded on its own: 1 + 2, 1 + 4.
+CAUSAL = layout((2, 3, 4, 4), (2, 5, 8, 8))
+CLIPS: dict[str, tuple[StageLayout, int, dict[str, object]]] = {
+    "one stage": (layout((3, 3, 4, 4)), 3, {}),
+    "two stages": (layout((3, 3, 4, 4), (3, 3, 8, 8)), 3, {"positions": "rope", "rope_split": [0, 2, 2]}),
+    "also in time": (layout((3, 2, 4, 6), (3, 4, 8, 12)), 0, {"token_grid": 2, "qk_norm": True}),
+    "factorised": (layout((1, 2, 2, 2), (1, 4, 4, 4), (1, 8, 16, 16)), 2, {"attention": "factorised"}),
+    "causal": (CAUSAL, 1, {}),
+    "temporal patches": (CAUSAL, 1, {"temporal_patch": 4, "attention": "factorised", "positions": "rope"}),
+    "coefficients": (layout((3, 2, 4, 4), (9, 2, 4, 4)), 3, {}),
+    "images": (layout((3, 1, 4, 4), (3, 1, 8, 8)), 3, {}),
+}
+BY_MEDIA = {"image": CASES, "video": CLIPS}
+SITUATIONS = [(spec, media, case) for spec in SPECS for media in sorted(spec.media) for case in BY_MEDIA[media]]
 
-@pytest.mark.parametrize("case", CASES)
+
 @pytest.mark.parametrize("law", laws_of("backbone"), ids=lambda law: law.name)
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
-def test_conforms(spec: object, law: Law, case: str) -> None:
-    stages, classes, options = CASES[case]
+@pytest.mark.parametrize(("spec", "media", "case"), SITUATIONS, ids=lambda part: getattr(part, "name", part))
+def test_conforms(spec: object, media: str, case: str, law: Law) -> None:
+    stages, classes, options = BY_MEDIA[media][case]
     law.check(build(spec, {**TINY, **options}, BackboneFacts(stages, classes)))
 
 

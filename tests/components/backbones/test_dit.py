@@ -57,7 +57,7 @@ def test_plain_sizes_have_the_published_parameters(size: str, millions: float) -
 def test_what_a_second_stage_adds_to_xl() -> None:
     plain = parameters("XL", (16, 64, 64), patch_size=2)
     two = parameters("XL", (16, 32, 32), (16, 64, 64), patch_size=2)
-    assert two.patching.patches == (1, 2)
+    assert two.patching.patches == ((1, 1), (2, 2))
     coarse = two.stages[0]
     assert count(coarse.patch_embedding) == 16 * 1152 + 1152
     assert count(coarse.timestep_embedder) == 256 * 1152 + 1152 + 1152 * 1152 + 1152
@@ -79,7 +79,7 @@ def test_positions_and_tables_are_not_part_of_the_state() -> None:
 def independent_dit(network: DiT, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
     """Plain DiT for one stage with square patches, written without einops and with complex rotations."""
     state = dict(network.named_parameters())
-    patch, (rows, columns) = network.patching.patches[0], network.patching.grid
+    (patch, _), (rows, columns) = network.patching.patches[0], network.patching.grid
     heads = network.options.dimensions.heads
     batch, channels = x.shape[:2]
 

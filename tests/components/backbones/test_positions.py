@@ -49,6 +49,14 @@ def test_scale_keeps_the_extent_of_a_finer_grid() -> None:
     torch.testing.assert_close(fine[::2], coarse)
 
 
+def test_time_counts_from_the_first_frame_whatever_the_scale() -> None:
+    long, short = (sincos_table((frames, 3, 2), (2, 1, 1), 0.5, CPU).reshape(frames, 6, 8) for frames in (5, 3))
+    assert torch.equal(long[:3], short)
+    angles = torch.arange(5.0)[:, None] * torch.tensor([1.0, 0.01])
+    torch.testing.assert_close(long[:, 0, :4], torch.cat((angles.sin(), angles.cos()), -1))
+    assert torch.equal(long[0, :, 4:], sincos_table((3, 2), (1, 1), 0.5, CPU))
+
+
 def test_every_token_has_a_place_of_its_own() -> None:
     table = sincos_table((16, 24), (8, 8), 1.0, CPU)
     assert table.shape == (384, 32)

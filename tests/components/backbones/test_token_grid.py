@@ -8,11 +8,17 @@ from hypothesis import strategies as st
 
 from dfm_core.errors import StageSizeError
 from dfm_core.stages import StageLayout, StageShape
-from dfm_plugins.backbones.token_grid import choose_patching, possible_patchings
+from dfm_plugins.backbones.token_grid import Patching, choose_patching, possible_patchings
 
 
 def layout(*sizes: tuple[int, int]) -> StageLayout:
     return StageLayout(tuple(StageShape(size, (3, *size)) for size in sizes))
+
+
+def edges(patching: Patching) -> tuple[int, ...]:
+    """The edge of each stage's patches, which are square."""
+    assert all(height == width for height, width in patching.patches)
+    return tuple(height for height, _ in patching.patches)
 
 
 @pytest.mark.parametrize(
@@ -32,13 +38,13 @@ def layout(*sizes: tuple[int, int]) -> StageLayout:
 )
 def test_default_is_the_finest_grid_up_to_16(sizes: list[tuple[int, int]], patches: object, grid: object) -> None:
     patching = choose_patching(layout(*sizes), None, None)
-    assert (patching.patches, patching.grid) == (patches, grid)
+    assert (edges(patching), patching.grid) == (patches, grid)
 
 
 def test_either_option_fixes_the_grid() -> None:
     stages = layout((32, 48), (64, 96))
-    assert choose_patching(stages, 32, None).patches == (1, 2)
-    assert choose_patching(stages, None, 2).patches == (1, 2)
+    assert edges(choose_patching(stages, 32, None)) == (1, 2)
+    assert edges(choose_patching(stages, None, 2)) == (1, 2)
     assert choose_patching(stages, 8, None) == choose_patching(stages, None, 8)
 
 
@@ -70,7 +76,7 @@ def test_every_choice_gives_all_stages_the_same_grid(base: tuple[int, int], fact
     for factor in factors:
         sizes.append((sizes[-1][0] * factor, sizes[-1][1] * factor))
     for patching in possible_patchings(layout(*sizes)):
-        for size, patch in zip(sizes, patching.patches, strict=True):
+        for size, patch in zip(sizes, edges(patching), strict=True):
             assert tuple(length / patch for length in size) == patching.grid
 
 
@@ -78,6 +84,6 @@ def test_almost_no_tokens_are_refused_unless_asked_for() -> None:
     stages = StageLayout((StageShape((7, 7), (3, 7, 7)), StageShape((16, 16), (3, 16, 16))))
     with pytest.raises(StageSizeError, match="token grid of 1 in common.*token_grid=1 if that is meant"):
         choose_patching(stages, None, None)
-    assert choose_patching(stages, 1, None).patches == (7, 16)
+    assert edges(choose_patching(stages, 1, None)) == (7, 16)
     small = StageLayout((StageShape((2, 2), (3, 2, 2)), StageShape((4, 4), (3, 4, 4))))
     assert choose_patching(small, None, None).grid == (2, 2)

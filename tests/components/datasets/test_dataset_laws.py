@@ -13,17 +13,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from clip_files import numbered, write_video
 from PIL import Image
 from shard_files import describe, npy, write_shard
 
 from dfm_core.conformance import LawBroken, dataset, laws_of
 from dfm_core.conformance.law import Law
-from dfm_core.interfaces.dataset import Dataset, DatasetFacts, Sample
+from dfm_core.interfaces.dataset import Dataset, DatasetFacts, Sample, Section
 from dfm_core.plugins import Options
 from dfm_plugins.datasets.folder import Folder
 from dfm_plugins.datasets.hugging_face import HuggingFace
+from dfm_plugins.datasets.moving_shapes import MovingShapes
 from dfm_plugins.datasets.shapes import Shapes
-from dfm_plugins.datasets.specs import SPECS, FolderOptions, HuggingFaceOptions, ShapesOptions, WebDatasetOptions
+from dfm_plugins.datasets.specs import (
+    SPECS,
+    FolderOptions,
+    HuggingFaceOptions,
+    MovingShapesOptions,
+    ShapesOptions,
+    VideoFolderOptions,
+    WebDatasetOptions,
+)
+from dfm_plugins.datasets.video_folder import VideoFolder
 from dfm_plugins.datasets.webdataset import WebDataset
 
 LAWS = {law.name: law for law in laws_of("dataset")}
@@ -92,11 +103,41 @@ def table(split: str, **options: object) -> Callable[[Path], Dataset]:
     return make
 
 
+def moving_shapes(size: tuple[int, ...], split: str, **options: object) -> Callable[[Path], Dataset]:
+    facts = DatasetFacts(size, split, 0)  # type: ignore[arg-type]
+    return lambda path: MovingShapes(MovingShapesOptions(**options), facts)  # type: ignore[arg-type]
+
+
+def clips(split: str, **options: object) -> Callable[[Path], Dataset]:
+    def make(path: Path) -> Dataset:
+        pytest.importorskip("av")
+        for index in range(12):
+            place = path / ("cats" if index % 2 else "dogs")
+            write_video(
+                place / f"{index}.{'webm' if index % 3 else 'mp4'}",
+                10 + index,
+                first=40 * index,
+                codec="mpeg4" if index % 3 == 0 else "libvpx",
+                key_frames=4,
+            )
+            Image.fromarray(numbered(index)).save(place / f"{index}.png")
+        (path / "cats" / "0cut.mp4").write_bytes((path / "dogs" / "0.mp4").read_bytes()[:900])
+        facts = DatasetFacts((5, 8, 12), split, 0)  # type: ignore[arg-type]
+        return VideoFolder(VideoFolderOptions(path=str(path), **options), facts)  # type: ignore[arg-type]
+
+    return make
+
+
 BUILT_IN = {
     "shapes": shapes((16, 16), "train"),
     "shapes plain wide": shapes((12, 20), "train", texture="plain", rotation=180),
     "shapes hard validation": shapes((20, 12), "validation", texture="hard"),
     "shapes few": shapes((16, 16), "train", train_images=3, validation_images=0),
+    "moving_shapes": moving_shapes((4, 16, 16), "train"),
+    "moving_shapes hard validation": moving_shapes((3, 20, 12), "validation", texture="hard"),
+    "video_folder": clips("train", crop="random", flip=True, validation_fraction=0.3),
+    "video_folder joint": clips("train", frame_rate=12, stills=True, validation_fraction=0.3),
+    "video_folder joint validation": clips("validation", stills=True, validation_fraction=0.3),
     "folder": folder(3, (8, 8), "train", crop="random", flip=True, validation_fraction=0.3),
     "folder flat": folder(0, (12, 8), "train"),
     "folder validation": folder(2, (8, 16), "validation", validation_fraction=0.4),
@@ -254,10 +295,78 @@ class ShardsOfFractions(Sound):
         return (4.5, 5.5)  # type: ignore[return-value]
 
 
-def test_the_sound_one_holds_every_law() -> None:
+class SoundClips(Sound):
+    """Clips, and then images among them."""
+
+    def load(self, index: int, epoch: int) -> Sample:
+        _, height, width = self.facts.size
+        frames = self.facts.size[0] if index < 6 else 1
+        return {"video": torch.full((3, frames, height, width), self.value(index)), "label": index % 2}
+
+    def sections(self) -> tuple[Section, ...] | None:
+        return Section(6, self.facts.size), Section(4, (1, *self.facts.size[1:]))
+
+
+class SectionsTooShort(SoundClips):
+    def sections(self) -> tuple[Section, ...] | None:
+        return Section(6, self.facts.size), Section(3, (1, *self.facts.size[1:]))
+
+    def __len__(self) -> int:
+        return 10
+
+
+class SectionsShifted(SoundClips):
+    """The law about the form sees some samples, this one the ends of each section."""
+
+    def sections(self) -> tuple[Section, ...] | None:
+        return Section(7, self.facts.size), Section(3, (1, *self.facts.size[1:]))
+
+
+class SectionsAndShards(SoundClips):
+    def shard_lengths(self) -> tuple[int, ...]:
+        return (6, 4)
+
+
+class OneFrameTooFew(SoundClips):
+    def load(self, index: int, epoch: int) -> Sample:
+        sample = super().load(index, epoch)
+        return {**sample, "video": sample["video"][:, :-1] if index == 0 else sample["video"]}  # type: ignore[index]
+
+
+class ClipsCalledImages(SoundClips):
+    def load(self, index: int, epoch: int) -> Sample:
+        sample = super().load(index, epoch)
+        return {"image": sample["video"], "label": sample["label"]}
+
+
+@pytest.mark.parametrize(
+    ("broken", "law", "message"),
+    [
+        (SectionsTooShort, "sections_add_up", "expected 10 samples in all, got 9"),
+        (
+            SectionsShifted,
+            "sections_add_up",
+            r"sample 6: expected the size \(5, 4, 6\) of its section, got .*\(3, 1, 4, 6\)",
+        ),
+        (SectionsAndShards, "sections_add_up", "expected sections or shards, got both"),
+        (OneFrameTooFew, "samples_have_the_declared_form", r"expected the shape \(3, 5, 4, 6\), got \(3, 4, 4, 6\)"),
+        (
+            ClipsCalledImages,
+            "samples_have_the_declared_form",
+            r"expected one of \['latent', 'video'\] .* got \['image', 'label'\]",
+        ),
+    ],
+)
+def test_clips_that_break_a_law(broken: type[Sound], law: str, message: str) -> None:
+    with pytest.raises(LawBroken, match=message):
+        LAWS[law].check(broken(Options(), DatasetFacts((5, 4, 6), "train", 0)))
+
+
+@pytest.mark.parametrize(("made", "size"), [(Sound, (4, 6)), (SoundClips, (5, 4, 6))])
+def test_the_sound_ones_hold_every_law(made: type[Sound], size: tuple[int, ...]) -> None:
     for name, law in LAWS.items():
         if name != IN_A_PROCESS:
-            law.check(Sound(Options(), DatasetFacts((4, 6), "train", 0)))
+            law.check(made(Options(), DatasetFacts(size, "train", 0)))
 
 
 @pytest.mark.parametrize(
@@ -302,8 +411,9 @@ def test_a_broken_data_set_breaks_its_law_only(
 
 
 def test_every_law_has_a_broken_data_set() -> None:
-    (mark,) = test_a_broken_data_set_breaks_its_law_only.pytestmark  # type: ignore[attr-defined]
-    assert {law for _, law, _ in mark.args[1]} == set(LAWS)
+    tests = (test_a_broken_data_set_breaks_its_law_only, test_clips_that_break_a_law)
+    marks = [mark for test in tests for mark in test.pytestmark]  # type: ignore[attr-defined]
+    assert {law for mark in marks for _, law, _ in mark.args[1]} == set(LAWS)
 
 
 def test_laws_leave_the_global_random_state_as_it_was() -> None:

@@ -104,9 +104,65 @@ def test_coefficients_of_the_whole_image_are_refused() -> None:
         CosineOptions.model_validate({"block": 5})
 
 
-def test_laplacian_splits_images_only() -> None:
-    with pytest.raises(StageSizeError, match="height x width, got 4x8x8, 4x16x16"):
-        laplacian.Laplacian(LaplacianOptions.model_validate({}), facts((4, 8, 8), (4, 16, 16)))
+def test_laplacian_splits_images_and_clips_only() -> None:
+    with pytest.raises(StageSizeError, match="height x width or frames x height x width, got 8, 16"):
+        laplacian.Laplacian(LaplacianOptions.model_validate({}), facts((8,), (16,)))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "time_grid", "would_work"),
+    [
+        (((5, 8, 8), (8, 16, 16)), "auto", "4x8x8, 8x16x16"),
+        (((5, 8, 8), (9, 16, 16)), "plain", "4x8x8, 8x16x16"),
+        (((4, 8, 8), (8, 16, 16)), "causal", "5x8x8, 9x16x16"),
+        (((4, 8, 8), (8, 32, 32)), "auto", "2x8x8, 8x32x32"),
+        (((7, 10, 16), (7, 16, 32)), "auto", "7x8x16, 7x16x32"),
+        (((3, 16, 16), (8, 16, 16)), "auto", "4x16x16, 8x16x16"),
+    ],
+    ids=str,
+)
+def test_wavelets_of_clips_need_one_power_of_two(sizes: tuple[Size, ...], time_grid: str, would_work: str) -> None:
+    options = WaveletOptions.model_validate({"time_grid": time_grid})
+    with pytest.raises(StageSizeError, match=f"those that change, got .*; the nearest that work: {would_work}$"):
+        dwt.WaveletTransform(options, facts(*sizes))
+    lengths = [tuple(map(int, size.split("x"))) for size in would_work.split(", ")]
+    dwt.WaveletTransform(options, facts(*lengths))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "would_work"),
+    [
+        (((2, 16, 16), (8, 32, 32)), "2x8x8, 4x16x16, 6x24x24, 8x32x32"),
+        (((5, 16, 16), (5, 30, 32)), "5x8x8, 5x16x16, 5x24x24, 5x32x32"),
+        (((4, 16, 16), (9, 32, 32)), "2x8x8, 4x16x16, 6x24x24, 8x32x32"),
+        (((3, 6, 6), (9, 32, 32)), "2x8x8, 4x16x16, 6x24x24, 8x32x32"),
+        (((6, 8, 8), (11, 32, 32)), "3x8x8, 5x16x16, 7x24x24, 9x32x32"),
+    ],
+    ids=str,
+)
+def test_cosine_blocks_of_clips_need_one_number_of_nths(sizes: tuple[Size, ...], would_work: str) -> None:
+    with pytest.raises(StageSizeError, match=f"one n along the axes that change, got .*would work: {would_work} "):
+        dct.CosineTransform(CosineOptions.model_validate({"block": 4}), facts(*sizes))
+
+
+def test_clips_that_blocks_do_not_fill_are_refused() -> None:
+    component = dct.CosineTransform(CosineOptions.model_validate({"block": 4}), facts((5, 16, 16), (9, 32, 32)))
+    assert component.layout((3, 13, 32, 32))[0].resolution == (7, 16, 16)
+    with pytest.raises(StageShapeError, match="blocks of 4: input of size 11x32x32 is not divisible"):
+        component.decompose(torch.zeros(1, 3, 11, 32, 32))
+
+
+@pytest.mark.parametrize("sizes", [((3, 8, 8), (5, 16, 16)), ((3, 8, 8), (5, 8, 8))], ids=str)
+def test_coefficients_on_a_causal_time_grid_are_refused(sizes: tuple[Size, ...]) -> None:
+    message = (
+        "causal time grid the coefficients of the first frame do not fit.*domain=spatial, frame counts that divide"
+    )
+    with pytest.raises(StageSizeError, match=message):
+        dwt.WaveletTransform(WaveletOptions.model_validate({"domain": "coefficients"}), facts(*sizes))
+    cosines = CosineOptions.model_validate({"domain": "coefficients", "block": 4, "time_grid": "causal"})
+    with pytest.raises(StageSizeError, match=message):
+        dct.CosineTransform(cosines, facts((3, 8, 8), (5, 16, 16)))
+    dct.CosineTransform(cosines, facts((5, 8, 8), (5, 16, 16)))  # each frame on its own
 
 
 def test_such_errors_exit_with_2() -> None:

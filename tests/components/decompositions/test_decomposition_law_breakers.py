@@ -18,15 +18,19 @@ from dfm_plugins.decompositions.specs import WaveletOptions
 LAWS = {law.name: law for law in laws_of("decomposition")}
 CAPABILITIES = {"linear", "orthonormal", "critically_sampled", "zero_mean_details"}
 FACTS = DecompositionFacts(((8, 12), (16, 24), (32, 48)), channels=2)
+CLIPS = DecompositionFacts(((3, 8, 12), (3, 16, 24)), channels=2)
+CAUSAL = DecompositionFacts(((3, 8, 12), (5, 16, 24)), channels=2)
 
 
 class Good(dwt.WaveletTransform):
     """Haar bands: holds every law and capability. The broken ones change one thing, mostly the last stage."""
 
     lacks: frozenset[str] = frozenset()
+    domain = "coefficients"
+    built_for = FACTS
 
     def __init__(self) -> None:
-        super().__init__(WaveletOptions.model_validate({"domain": "coefficients"}), FACTS)
+        super().__init__(WaveletOptions.model_validate({"domain": self.domain}), self.built_for)
 
     def split(self, x: Tensor) -> tuple[Stages, Tensor]:
         """All stages but the last, and the last."""
@@ -35,7 +39,7 @@ class Good(dwt.WaveletTransform):
 
     def join(self, stages: Sequence[Tensor], change: Callable[[Tensor], Tensor]) -> Tensor:
         """Recompose; the last stage is changed if it is there."""
-        if len(stages) != len(FACTS.stage_sizes):
+        if len(stages) != self.num_stages:
             return super().recompose(stages)
         super().recompose(stages)  # checks the shapes
         return super().recompose([*stages[:-1], change(stages[-1])])
@@ -218,6 +222,41 @@ class LeaksTheMean(Good):
         return self.join(stages, lambda last: last - stages[0].mean((1, 2, 3), keepdim=True))
 
 
+class GoodClips(Good):
+    built_for = CLIPS
+
+
+class GoodCausal(Good):
+    lacks = frozenset({"orthonormal", "critically_sampled"})
+    domain = "spatial"
+    built_for = CAUSAL
+
+
+class TurnsTheFrames(GoodClips):
+    def decompose(self, x: Tensor) -> Stages:
+        others, last = self.split(x)
+        return (*others, last.roll(1, 2))
+
+    def recompose(self, stages: Sequence[Tensor]) -> Tensor:
+        return self.join(stages, lambda last: last.roll(-1, 2))
+
+
+class AddsTheFirstFrame(GoodCausal):
+    def decompose(self, x: Tensor) -> Stages:
+        others, last = self.split(x)
+        return (*others, torch.cat([last[:, :, :1], last[:, :, 1:] + last[:, :, :1]], dim=2))
+
+    def recompose(self, stages: Sequence[Tensor]) -> Tensor:
+        return self.join(stages, lambda last: torch.cat([last[:, :, :1], last[:, :, 1:] - last[:, :, :1]], dim=2))
+
+
+class NeedsSeveralFrames(GoodCausal):
+    def decompose(self, x: Tensor) -> Stages:
+        if x.shape[2] == 1:
+            raise StageShapeError("a clip, not a picture")
+        return super().decompose(x)
+
+
 BROKEN = {
     "shapes_as_declared": DeclaresOtherShapes,
     "perfect_reconstruction": LosesASign,
@@ -238,13 +277,16 @@ BROKEN = {
     "orthonormal": DoublesDetails,
     "critically_sampled": RepeatsAStage,
     "zero_mean_details": LeaksTheMean,
+    "frames_are_split_on_their_own": TurnsTheFrames,
+    "the_first_frame_is_a_picture": AddsTheFirstFrame,
 }
 
 
 def broken_laws(decomposition: Good, dtype: torch.dtype) -> dict[str, str]:
     broken = {}
     for law in LAWS.values():
-        noise = torch.rand(2, 2, 32, 48, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+        size = decomposition.built_for.stage_sizes[-1]
+        noise = torch.rand(2, 2, *size, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
         if law.requires in decomposition.lacks:
             continue
         try:
@@ -252,18 +294,19 @@ def broken_laws(decomposition: Good, dtype: torch.dtype) -> dict[str, str]:
         except LawBroken as error:
             broken[law.name] = str(error)
         except LawSkipped:
-            assert law.name == "device_follows_the_input"
+            assert law.name == "device_follows_the_input" or law.requires == "video"
     return broken
 
 
 def test_every_law_has_a_breaker() -> None:
     assert set(BROKEN) == set(LAWS)
-    assert {law.requires for law in LAWS.values()} - {None} == CAPABILITIES
+    assert {law.requires for law in LAWS.values()} - {None, "video"} == CAPABILITIES
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_the_unbroken_one_holds_every_law(dtype: torch.dtype) -> None:
-    assert broken_laws(Good(), dtype) == {}
+@pytest.mark.parametrize("unbroken", [Good, GoodClips, GoodCausal])
+def test_the_unbroken_one_holds_every_law(unbroken: type[Good], dtype: torch.dtype) -> None:
+    assert broken_laws(unbroken(), dtype) == {}
 
 
 @pytest.mark.parametrize(("name", "breaker"), BROKEN.items(), ids=BROKEN)
@@ -277,6 +320,12 @@ def test_each_breaker_breaks_its_law_only(name: str, breaker: type[Good]) -> Non
 
 def test_a_decomposition_that_remembers_is_found() -> None:
     assert set(broken_laws(Remembers(), torch.float32)) == {"repeatable"}
+
+
+def test_one_frame_must_be_taken() -> None:
+    broken = broken_laws(NeedsSeveralFrames(), torch.float32)
+    assert set(broken) == {"the_first_frame_is_a_picture"}
+    assert "a clip of one frame is refused (a clip, not a picture); take" in broken["the_first_frame_is_a_picture"]
 
 
 def test_a_decomposition_that_stays_on_the_cpu_is_found_without_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Every law over every built-in decomposition, its options, one to four stages, square and not, two precisions."""
+"""Every law over every built-in decomposition, its options, one to four stages, images and clips, two precisions."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dfm_core.conformance import laws_of
 from dfm_core.conformance.law import Law
+from dfm_core.conformance.subject import subject_of
 from dfm_core.interfaces.decomposition import Decomposition, DecompositionFacts
 from dfm_core.plugins import DecompositionSpec
 from dfm_core.stages import Size
@@ -39,8 +40,15 @@ FOURTHS: list[Sizes] = [
 ]
 EIGHTHS: list[Sizes] = [((8, 8), (32, 32)), ((4, 6), (12, 18), (20, 30), (32, 48))]
 
+# Each frame on its own; plain time grids, with space, without it, in steps of their own; causal ones.
+ON_THEIR_OWN: list[Sizes] = [((3, 8, 8),), ((2, 4, 6), (2, 8, 12), (2, 16, 24))]
+IN_TIME: list[Sizes] = [((4, 4, 6), (8, 16, 24)), ((4, 8, 8), (4, 16, 16), (8, 16, 16))]
+HALVED: list[Sizes] = [((4, 4, 6), (8, 8, 12)), ((1, 4, 4), (4, 16, 16), (8, 16, 16)), ((2, 8, 8), (8, 8, 8))]
+CAUSAL: list[Sizes] = [((2, 4, 6), (3, 8, 12), (5, 16, 24)), ((3, 8, 8), (5, 8, 8))]
+FOURTHS_IN_TIME: list[Sizes] = [((2, 4, 4), (6, 12, 12), (8, 16, 16)), ((4, 5, 5), (8, 5, 5))]
+
 SETTINGS: list[Setting] = [
-    ("identity", {}, [((16, 16),), ((16, 24),)]),
+    ("identity", {}, [((16, 16),), ((16, 24),), ((3, 8, 8),)]),
     *(("laplacian", {"filter": name}, [*DYADIC, *WIDE, *ANY_RATIO]) for name in ("area", "bilinear", "bicubic")),
     ("laplacian", {"filter": "gaussian"}, [DYADIC[3], *WIDE, *ANY_RATIO]),
     ("laplacian", {"up": "nearest"}, [DYADIC[2], *ANY_RATIO]),
@@ -54,6 +62,17 @@ SETTINGS: list[Setting] = [
     ("dct", {"block": 8}, EIGHTHS),
     ("dct", {"block": 8, "domain": "coefficients"}, EIGHTHS),
     ("fourier", {}, [*DYADIC, *WIDE, *ANY_RATIO]),
+    ("laplacian", {"time_grid": "auto"}, [*ON_THEIR_OWN, *IN_TIME, *CAUSAL]),
+    ("laplacian", {"filter": "bicubic", "time_grid": "plain"}, [IN_TIME[0], ((4, 5, 8), (6, 15, 16))]),
+    ("laplacian", {"filter": "gaussian", "time_grid": "causal"}, [((3, 5, 8), (6, 15, 16))]),
+    ("dwt", {"time_grid": "auto"}, [*ON_THEIR_OWN, *HALVED, *CAUSAL]),
+    ("dwt", {"wavelet": "db2", "time_grid": "causal"}, [((3, 6, 4), (5, 12, 8)), ((3, 4, 4), (9, 16, 16))]),
+    ("dwt", {"domain": "coefficients", "time_grid": "plain"}, [*ON_THEIR_OWN, *HALVED]),
+    ("dwt", {"wavelet": "bior2.2", "domain": "coefficients", "time_grid": "plain"}, HALVED[:2]),
+    ("dct", {"time_grid": "auto"}, [*ON_THEIR_OWN, *IN_TIME, *CAUSAL]),
+    ("dct", {"block": 4, "time_grid": "auto"}, [*FOURTHS_IN_TIME, ((5, 8, 8), (9, 16, 16))]),
+    ("dct", {"block": 4, "domain": "coefficients", "time_grid": "plain"}, [((3, 4, 8), (3, 8, 16)), *FOURTHS_IN_TIME]),
+    ("fourier", {"time_grid": "auto"}, [*ON_THEIR_OWN, *IN_TIME, *CAUSAL]),
 ]
 
 
@@ -73,15 +92,26 @@ def image(size: Size, dtype: torch.dtype, channels: int = 3) -> Tensor:
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: "-".join([s[0], *map(str, s[1].values())]))
 def test_decomposition_holds_law(law: Law, setting: Setting) -> None:
     name, options, all_sizes = setting
-    spec = BY_NAME[name]
-    if law.requires and not spec.holds(law.requires, spec.options.model_validate(dict(options))):
+    if law.requires and not subject_of(name, "decomposition", options).declares(law.requires):
         pytest.skip(f"{name} does not declare {law.requires} with these options")
     if law.name == "device_follows_the_input" and not torch.accelerator.is_available():
         pytest.skip("this machine has no accelerator")
     for index, sizes in enumerate(all_sizes):
+        if law.requires == "video" and not concerned(law, sizes, options):
+            continue
         for dtype in (torch.float32, torch.float64):
             channels = 1 + index % 4
             law.check(build(name, options, sizes, channels), image(sizes[-1], dtype, channels))
+
+
+def concerned(law: Law, sizes: Sizes, options: Mapping[str, object]) -> bool:
+    """Whether a law of clips is about such stages."""
+    frames = [size[0] for size in sizes if len(size) == 3]
+    if not frames:
+        return False
+    if law.name == "frames_are_split_on_their_own":
+        return frames[0] == frames[-1]
+    return options.get("time_grid") == "causal" or (frames[-1] % frames[0] != 0 and options.get("time_grid") == "auto")
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
