@@ -61,7 +61,7 @@ def train(
         path = Path(resume)
         RunDirectory.open(path)
         config, objects = configure(settings, registry, base=path / CONFIG_FILE)
-        check_resume(read_config(path / CONFIG_FILE, registry).config, config)
+        check_resume(read_config(path / CONFIG_FILE, registry).config, config, registry)
         run = resume_run(path, config, registry, objects=objects, reporter=reporter)
     else:
         config, objects = configure(settings, registry)

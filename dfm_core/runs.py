@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from dfm_core.assembly import Assembler, Objects
 from dfm_core.composition import Composition, DataDescription, check_autoencoder, data_from_snapshot, snapshot
-from dfm_core.config.resolve import read_config
 from dfm_core.errors import CheckpointError, CompositionError, DataError, UsageError
 from dfm_core.interfaces.dataset import Dataset
 from dfm_core.model import read_weights
 from dfm_core.network_facts import parameter_groups, training_flops
+from dfm_core.run_continuation import check_same_data, continue_elsewhere, new_output
 from dfm_core.run_evaluation import SkippedSamples, save_sample_grid, statistics_batches, validation
 from dfm_core.run_processes import check_data, compose_alike, joined_processes, newest_checkpoint, reporter_of
 from dfm_core.run_status import check_not_training, recorded_status
@@ -134,17 +133,6 @@ def resume_run(
         return _train(world, run, assembler, composition, dataset, checkpoint, reporter, skipped, announce, began)
 
 
-def check_same_data(path: Path, before: DataDescription, now: DataDescription) -> None:
-    """Raise CheckpointError if the data is no longer what the run at `path` was trained on, naming what differs."""
-    for name in ("classes", "channels", "latents"):
-        old, new = getattr(before, name), getattr(now, name)
-        if old != new:
-            raise CheckpointError(
-                f"{path} was trained on {name} {old}, the data now has {new}; "
-                "restore the data that it was trained on, or begin a new run with --init-from"
-            )
-
-
 def check_sampling(config: RunConfig, data: DataDescription) -> None:
     """Raise UsageError for sampling settings that would stop the run only at its first sample grid."""
     make_solver(config.sampling.solver)
@@ -153,33 +141,6 @@ def check_sampling(config: RunConfig, data: DataDescription) -> None:
             f"sampling.cfg={config.sampling.cfg:g} asks for guidance, which needs labels, and the data has none: "
             "set sampling.cfg=1, or use labelled data (a folder with a sub-folder for each class)"
         )
-
-
-def new_output(run: RunDirectory, config: RunConfig, registry: Registry) -> str | None:
-    """Folder in which the run is to go on, None for where it lies. Raises UsageError if something is there."""
-    before = read_config(run.config, registry).config.output
-    if config.output is None or config.output == before or Path(config.output).resolve() == run.path.resolve():
-        return None
-    RunDirectory.check_new(Path(config.output))
-    return config.output
-
-
-def continue_elsewhere(
-    world: World, run: RunDirectory, checkpoint: Checkpoint, target: Path
-) -> tuple[RunDirectory, Checkpoint]:
-    """Copy what a run needs to go on (its checkpoint and its log) to the new folder `target`, once for all."""
-    path = target / checkpoint.path.relative_to(run.path)
-
-    def copy() -> None:
-        new = RunDirectory.create(target)
-        shutil.copytree(checkpoint.path, path)
-        if run.metrics.exists():
-            shutil.copyfile(run.metrics, new.metrics)
-        if run.tensorboard.exists():
-            shutil.copytree(run.tensorboard, new.tensorboard)
-
-    world.once(copy)
-    return RunDirectory(target), Checkpoint(path, checkpoint.state)
 
 
 def _train(

@@ -63,6 +63,7 @@ def resumed_config(path: Path, flags: ConfigFlags) -> RunConfig:
     """Configuration of the run at `path` with what the flags change. Raises ConfigError for what may not change."""
     from dfm_core.config.resolve import read_config
     from dfm_core.config.resume import check_resume
+    from dfm_core.plugins.registry import default_registry
     from dfm_core.training.run_directory import RunDirectory
 
     config_file = RunDirectory.open(path).config
@@ -76,7 +77,7 @@ def resumed_config(path: Path, flags: ConfigFlags) -> RunConfig:
                 f"components: start a new one, with --init-from {path} if it is to begin with these weights"
             )
     config = resolve_flags(flags, config_file).config
-    check_resume(before, config)
+    check_resume(before, config, default_registry())
     return config
 
 

@@ -54,6 +54,8 @@ class ShapesOptions(Options):
 class FolderOptions(Options):
     """Options of `folder`."""
 
+    places = frozenset({"path"})
+
     path: Annotated[str, AfterValidator(absolute)] = Field(
         description="Folder of images: one sub-folder a class, or all images side by side (no labels)."
     )
@@ -69,6 +71,8 @@ class FolderOptions(Options):
 
 class WebDatasetOptions(Options):
     """Options of `webdataset`."""
+
+    places = frozenset({"path", "validation_path", "cache", "cache_gigabytes"})
 
     path: ShardPath = Field(
         description="Folder of .tar shards, a shard, a pattern (shards-{0000..0127}.tar), a URL, or a list of these."
@@ -107,6 +111,8 @@ class WebDatasetOptions(Options):
 
 class HuggingFaceOptions(Options):
     """Options of `hugging_face`."""
+
+    places = frozenset({"path", "cache"})
 
     path: str = Field(
         description="Folder from save_to_disk, folder or file of parquet or arrow, folder of images; or a cached name."
