@@ -61,10 +61,9 @@ def start_run(
     *,
     objects: Objects | None = None,
     reporter: Reporter | None = None,
-    init_from: Path | None = None,
     announce: Callable[[Path, Composition], None] | None = None,
 ) -> FinishedRun:
-    """Train a new run. init_from: a run or an exported model whose weights it begins with.
+    """Train a new run; with `config.init_from`, begin with the weights of another.
 
     announce(run folder, composition) is called when everything is made and the first step is next. Where torchrun
     started several processes, all of them call this.
@@ -77,15 +76,7 @@ def start_run(
     assembler = Assembler(config, registry, objects)
     with joined_processes(assembler) as world:
         reporter = reporter_of(world, reporter)
-        dataset = assembler.dataset()
-        check_data(world, dataset)
-        data = describe_data(dataset)
-        check_sampling(config, data)
-        skipped = SkippedSamples(reporter.warn)
-        batches = statistics_batches(dataset, config.flow.statistics_images, skipped)
-        composition = compose_alike(world, assembler, data, batches)
-        if init_from is not None:
-            initialise_from(composition, init_from, reporter)
+        dataset, composition, skipped = _fresh_parts(world, assembler, reporter)
         name = config.name or default_name(config)
         run = RunDirectory(Path(world.once(lambda: str(RunDirectory.create(output, name).path))))
         return _train(world, run, assembler, composition, dataset, None, reporter, skipped, announce, began)
@@ -102,6 +93,8 @@ def resume_run(
 ) -> FinishedRun:
     """Go on with the run at `path` from its newest complete checkpoint, under `config` (checked by the caller).
 
+    One that was stopped before its first checkpoint begins anew. Raises CheckpointError if all are damaged.
+
     An `output` other than the run's own is a new folder: the run goes on there, and what lies at `path` stays. Where
     torchrun started several processes, all of them call this; the run may have had another number of them.
     """
@@ -113,12 +106,18 @@ def resume_run(
     with joined_processes(assembler) as world:
         reporter = reporter_of(world, reporter)
         checkpoint = newest_checkpoint(world, path, reporter)
+        target = world.once(lambda: new_output(run, config, registry))
+        if checkpoint is None:
+            reporter.warn(f"{path} has no checkpoint yet: it begins anew")
+            if target is not None:
+                run = RunDirectory(Path(world.once(lambda: str(RunDirectory.create(Path(target)).path))))
+            dataset, composition, skipped = _fresh_parts(world, assembler, reporter)
+            return _train(world, run, assembler, composition, dataset, None, reporter, skipped, announce, began)
         if config.training.max_steps < checkpoint.step:
             raise UsageError(
                 f"{path} has {checkpoint.step} finished steps, expected a --max-steps (training.max_steps) of at least "
                 f"that, got {config.training.max_steps}"
             )
-        target = world.once(lambda: new_output(run, config, registry))
         saved = checkpoint.state
         assembler.check_providers(saved["providers"])
         data, statistics = data_from_snapshot(saved)
@@ -131,6 +130,20 @@ def resume_run(
             run, checkpoint = continue_elsewhere(world, run, checkpoint, Path(target))
         skipped = SkippedSamples(reporter.warn)
         return _train(world, run, assembler, composition, dataset, checkpoint, reporter, skipped, announce, began)
+
+
+def _fresh_parts(world: World, assembler: Assembler, reporter: Reporter) -> tuple[Dataset, Composition, SkippedSamples]:
+    """Make what a run begins with: its data, and a composition with the statistics of it."""
+    config, dataset = assembler.config, assembler.dataset()
+    check_data(world, dataset)
+    data = describe_data(dataset)
+    check_sampling(config, data)
+    skipped = SkippedSamples(reporter.warn)
+    batches = statistics_batches(dataset, config.flow.statistics_images, skipped)
+    composition = compose_alike(world, assembler, data, batches)
+    if config.init_from is not None:
+        initialise_from(composition, Path(config.init_from), reporter)
+    return dataset, composition, skipped
 
 
 def check_sampling(config: RunConfig, data: DataDescription) -> None:
