@@ -2,8 +2,8 @@
 
     python benchmarks/crashes.py --moments 50
 
-Every second moment is inside the writing of a checkpoint. Moments are drawn after the first checkpoint: a run that ends
-before it has nothing to go on from.
+Every second moment is inside the writing of a checkpoint, and every tenth before the first one, from the moment on at
+which the run's folder holds its configuration.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from dfm_core.training.checkpoint import PARTIAL_PREFIX, list_checkpoints, open_checkpoint
+from dfm_core.training.run_directory import CONFIG_FILE
 
 COMMAND = [sys.executable, "-P", "-m", "dfm_core", "train"]
 SETTINGS = [
@@ -45,9 +46,9 @@ def finish(process: subprocess.Popen[bytes]) -> None:
         raise SystemExit(f"exit code {process.returncode}: {said.decode()}")
 
 
-def wait_until_written(run: Path, process: subprocess.Popen[bytes]) -> None:
-    """Wait for the first checkpoint."""
-    while not list_checkpoints(run) and process.poll() is None:
+def wait_until_written(run: Path, process: subprocess.Popen[bytes], early: bool = False) -> None:
+    """Wait for the first checkpoint; early: for the configuration."""
+    while not ((run / CONFIG_FILE).exists() if early else list_checkpoints(run)) and process.poll() is None:
         time.sleep(0.01)
 
 
@@ -56,10 +57,10 @@ def is_writing(run: Path) -> bool:
     return any((run / "checkpoints").glob(f"{PARTIAL_PREFIX}*"))
 
 
-def kill_at(run: Path, steps: int, delay: float, inside: bool, generator: random.Random) -> str:
+def kill_at(run: Path, steps: int, delay: float, inside: bool, early: bool, generator: random.Random) -> str:
     """Begin a run and kill it; return what it left."""
     process = start(*SETTINGS, "--max-steps", steps, "--output", run)
-    wait_until_written(run, process)
+    wait_until_written(run, process, early)
     time.sleep(delay)
     while inside and not is_writing(run) and process.poll() is None:
         pass
@@ -67,7 +68,7 @@ def kill_at(run: Path, steps: int, delay: float, inside: bool, generator: random
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    left = [path.name for path in list_checkpoints(run)]
+    left = [path.name for path in list_checkpoints(run)] or ["no checkpoint"]
     for path in list_checkpoints(run):
         open_checkpoint(path)  # whatever has its final name is whole
     half = ", one half written" if is_writing(run) else ""
@@ -100,8 +101,9 @@ def main() -> None:
         finish(process)
         seconds = time.monotonic() - begin
         for moment in range(arguments.moments):
-            run, delay, inside = folder / "run", generator.uniform(0, 0.9 * seconds), moment % 2 == 1
-            left = kill_at(run, arguments.steps, delay, inside, generator)
+            inside, early = moment % 2 == 1, moment % 10 == 4
+            run, delay = folder / "run", generator.uniform(0, 0.05 if early else 0.9 * seconds)
+            left = kill_at(run, arguments.steps, delay, inside, early, generator)
             finish(start("--resume", run))
             same = equal(folder / "whole", run)
             failures += not same

@@ -62,12 +62,13 @@ def train(
         path = Path(resume)
         RunDirectory.open(path)
         config, objects = configure(settings, registry, base=path / CONFIG_FILE)
-        check_resume(read_config(path / CONFIG_FILE, registry).config, config)
+        check_resume(read_config(path / CONFIG_FILE, registry).config, config, registry)
         run = resume_run(path, config, registry, objects=objects, reporter=reporter)
     else:
+        if init_from is not None:
+            settings["init_from"] = str(init_from)
         config, objects = configure(settings, registry)
-        source = Path(init_from) if init_from is not None else None
-        run = start_run(config, registry, objects=objects, reporter=reporter, init_from=source)
+        run = start_run(config, registry, objects=objects, reporter=reporter)
     return load(run.path, device=config.device, objects=objects, registry=registry)
 
 

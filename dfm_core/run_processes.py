@@ -15,7 +15,7 @@ from dfm_core.composition import Composition, DataDescription, data_from_snapsho
 from dfm_core.config.resolve import flatten
 from dfm_core.devices import resolve_device
 from dfm_core.interfaces.dataset import Dataset
-from dfm_core.training.checkpoint import Checkpoint, load_newest
+from dfm_core.training.checkpoint import Checkpoint, list_checkpoints, load_newest
 from dfm_core.training.distributed import World, check_same, joined_world
 from dfm_core.training.progress import QuietReporter, Reporter
 
@@ -60,14 +60,19 @@ def compose_alike(
     return assembler.compose(data, statistics, world.device)
 
 
-def newest_checkpoint(world: World, path: Path, reporter: Reporter) -> Checkpoint:
-    """Find the newest complete checkpoint, in the first process for all: verifying reads the whole of it."""
+def newest_checkpoint(world: World, path: Path, reporter: Reporter) -> Checkpoint | None:
+    """Find the newest complete checkpoint, in the first process for all: verifying reads the whole of it.
 
-    def find() -> tuple[str, dict[str, object]]:
+    None where none was written yet. Raises CheckpointError if there are some, and all are damaged.
+    """
+
+    def find() -> tuple[str, dict[str, object]] | None:
+        if not list_checkpoints(path):
+            return None
         checkpoint, passed_over = load_newest(path)
         for message in passed_over:
             reporter.warn(message)
         return str(checkpoint.path), checkpoint.state
 
-    found, state = world.once(find)
-    return Checkpoint(Path(found), state)
+    found = world.once(find)
+    return None if found is None else Checkpoint(Path(found[0]), found[1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from dfm_core.assembly import Assembler, Objects
 from dfm_core.composition import Composition, DataDescription, check_autoencoder, data_from_snapshot, snapshot
-from dfm_core.config.resolve import read_config
 from dfm_core.errors import CheckpointError, CompositionError, DataError, UsageError
 from dfm_core.interfaces.dataset import Dataset
 from dfm_core.model import read_weights
 from dfm_core.network_facts import parameter_groups, training_flops
+from dfm_core.run_continuation import check_same_data, continue_elsewhere, new_output
 from dfm_core.run_evaluation import SkippedSamples, save_sample_grid, statistics_batches, validation
 from dfm_core.run_processes import check_data, compose_alike, joined_processes, newest_checkpoint, reporter_of
 from dfm_core.run_status import check_not_training, recorded_status
@@ -64,10 +63,9 @@ def start_run(
     *,
     objects: Objects | None = None,
     reporter: Reporter | None = None,
-    init_from: Path | None = None,
     announce: Callable[[Path, Composition], None] | None = None,
 ) -> FinishedRun:
-    """Train a new run. init_from: a run or an exported model whose weights it begins with.
+    """Train a new run; with `config.init_from`, begin with the weights of another.
 
     announce(run folder, composition) is called when everything is made and the first step is next. Where torchrun
     started several processes, all of them call this.
@@ -81,15 +79,7 @@ def start_run(
     assembler.check_media()
     with joined_processes(assembler) as world:
         reporter = reporter_of(world, reporter)
-        dataset = assembler.dataset()
-        check_data(world, dataset)
-        data = describe_data(dataset)
-        check_sampling(config, data)
-        skipped = SkippedSamples(reporter.warn)
-        batches = statistics_batches(dataset, config.flow.statistics_images, skipped)
-        composition = compose_alike(world, assembler, data, batches)
-        if init_from is not None:
-            initialise_from(composition, init_from, reporter)
+        dataset, composition, skipped = _fresh_parts(world, assembler, reporter)
         name = config.name or default_name(config)
         run = RunDirectory(Path(world.once(lambda: str(RunDirectory.create(output, name).path))))
         return _train(world, run, assembler, composition, dataset, None, reporter, skipped, announce, began)
@@ -106,6 +96,8 @@ def resume_run(
 ) -> FinishedRun:
     """Go on with the run at `path` from its newest complete checkpoint, under `config` (checked by the caller).
 
+    One that was stopped before its first checkpoint begins anew. Raises CheckpointError if all are damaged.
+
     An `output` other than the run's own is a new folder: the run goes on there, and what lies at `path` stays. Where
     torchrun started several processes, all of them call this; the run may have had another number of them.
     """
@@ -117,12 +109,18 @@ def resume_run(
     with joined_processes(assembler) as world:
         reporter = reporter_of(world, reporter)
         checkpoint = newest_checkpoint(world, path, reporter)
+        target = world.once(lambda: new_output(run, config, registry))
+        if checkpoint is None:
+            reporter.warn(f"{path} has no checkpoint yet: it begins anew")
+            if target is not None:
+                run = RunDirectory(Path(world.once(lambda: str(RunDirectory.create(Path(target)).path))))
+            dataset, composition, skipped = _fresh_parts(world, assembler, reporter)
+            return _train(world, run, assembler, composition, dataset, None, reporter, skipped, announce, began)
         if config.training.max_steps < checkpoint.step:
             raise UsageError(
                 f"{path} has {checkpoint.step} finished steps, expected a --max-steps (training.max_steps) of at least "
                 f"that, got {config.training.max_steps}"
             )
-        target = world.once(lambda: new_output(run, config, registry))
         saved = checkpoint.state
         assembler.check_providers(saved["providers"])
         data, statistics = data_from_snapshot(saved)
@@ -137,15 +135,18 @@ def resume_run(
         return _train(world, run, assembler, composition, dataset, checkpoint, reporter, skipped, announce, began)
 
 
-def check_same_data(path: Path, before: DataDescription, now: DataDescription) -> None:
-    """Raise CheckpointError if the data is no longer what the run at `path` was trained on, naming what differs."""
-    for name in ("classes", "channels", "latents", "other_sizes"):
-        old, new = getattr(before, name), getattr(now, name)
-        if old != new:
-            raise CheckpointError(
-                f"{path} was trained on {name} {old}, the data now has {new}; "
-                "restore the data that it was trained on, or begin a new run with --init-from"
-            )
+def _fresh_parts(world: World, assembler: Assembler, reporter: Reporter) -> tuple[Dataset, Composition, SkippedSamples]:
+    """Make what a run begins with: its data, and a composition with the statistics of it."""
+    config, dataset = assembler.config, assembler.dataset()
+    check_data(world, dataset)
+    data = describe_data(dataset)
+    check_sampling(config, data)
+    skipped = SkippedSamples(reporter.warn)
+    batches = statistics_batches(dataset, config.flow.statistics_images, skipped)
+    composition = compose_alike(world, assembler, data, batches)
+    if config.init_from is not None:
+        initialise_from(composition, Path(config.init_from), reporter)
+    return dataset, composition, skipped
 
 
 def check_sampling(config: RunConfig, data: DataDescription) -> None:
@@ -156,33 +157,6 @@ def check_sampling(config: RunConfig, data: DataDescription) -> None:
             f"sampling.cfg={config.sampling.cfg:g} asks for guidance, which needs labels, and the data has none: "
             "set sampling.cfg=1, or use labelled data (a folder with a sub-folder for each class)"
         )
-
-
-def new_output(run: RunDirectory, config: RunConfig, registry: Registry) -> str | None:
-    """Folder in which the run is to go on, None for where it lies. Raises UsageError if something is there."""
-    before = read_config(run.config, registry).config.output
-    if config.output is None or config.output == before or Path(config.output).resolve() == run.path.resolve():
-        return None
-    RunDirectory.check_new(Path(config.output))
-    return config.output
-
-
-def continue_elsewhere(
-    world: World, run: RunDirectory, checkpoint: Checkpoint, target: Path
-) -> tuple[RunDirectory, Checkpoint]:
-    """Copy what a run needs to go on (its checkpoint and its log) to the new folder `target`, once for all."""
-    path = target / checkpoint.path.relative_to(run.path)
-
-    def copy() -> None:
-        new = RunDirectory.create(target)
-        shutil.copytree(checkpoint.path, path)
-        if run.metrics.exists():
-            shutil.copyfile(run.metrics, new.metrics)
-        if run.tensorboard.exists():
-            shutil.copytree(run.tensorboard, new.tensorboard)
-
-    world.once(copy)
-    return RunDirectory(target), Checkpoint(path, checkpoint.state)
 
 
 def _train(

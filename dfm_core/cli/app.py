@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import typer
 from typer.main import get_command
@@ -19,7 +19,13 @@ from dfm_core.cli.decompose import decompose
 from dfm_core.cli.encode import encode
 from dfm_core.cli.env import env
 from dfm_core.cli.export import export
-from dfm_core.cli.launch import hand_to_launcher, is_first_process, remember_arguments
+from dfm_core.cli.launch import (
+    end_without_finalization,
+    hand_to_launcher,
+    is_first_process,
+    number_of_processes,
+    remember_arguments,
+)
 from dfm_core.cli.output import error, output_options, output_session, warning
 from dfm_core.cli.plot import plot
 from dfm_core.cli.runs import runs
@@ -64,6 +70,15 @@ for _command in (train, sample, encode, decompose, schedule, runs, plot, export,
     app.command()(_command)
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(config.app, name="config")
+
+
+def run() -> NoReturn:
+    """Run `dfm` as a process of its own."""
+    exit_code = 1
+    if number_of_processes() > 1:
+        end_without_finalization(lambda: exit_code)
+    exit_code = main()
+    sys.exit(exit_code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

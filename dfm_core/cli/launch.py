@@ -6,6 +6,7 @@ write its checkpoint after Ctrl-C, and prints tracebacks of its own. Imports no 
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
@@ -67,6 +68,22 @@ def number_of_processes() -> int:
 def is_first_process() -> bool:
     """Whether this process speaks for all that work together."""
     return number_of_processes() == 1 or os.environ.get("RANK", "0") == "0"
+
+
+def end_without_finalization(exit_code: Callable[[], int]) -> None:
+    """Let this process, one of several, end after its exit handlers without taking the interpreter apart.
+
+    Threads of gloo may still hold tensors then; letting go of one needs the interpreter, and its lack aborts the
+    process (pytorch/pytorch#190489). Call it before anything else that registers exit handlers: the first runs last.
+    """
+
+    def end() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(exit_code())
+
+    atexit.register(end)
 
 
 def is_launcher(nproc: int | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -46,10 +47,12 @@ def train(
     if is_launcher(nproc) and nproc is not None and not dry_run:
         raise typer.Exit(launch(nproc))
     config = resolve_flags(flags).config if resume is None else resumed_config(resume, flags)
+    if init_from is not None:
+        config = config.model_copy(update={"init_from": os.path.abspath(init_from)})
     if dry_run:
         show_plan(config, json)
         return
-    run = train_run(config, resume, init_from, json)
+    run = train_run(config, resume, json)
     if is_first_process():
         if json:
             print_result(run)
@@ -63,6 +66,7 @@ def resumed_config(path: Path, flags: ConfigFlags) -> RunConfig:
     """Configuration of the run at `path` with what the flags change. Raises ConfigError for what may not change."""
     from dfm_core.config.resolve import read_config
     from dfm_core.config.resume import check_resume
+    from dfm_core.plugins.registry import default_registry
     from dfm_core.training.run_directory import RunDirectory
 
     config_file = RunDirectory.open(path).config
@@ -76,11 +80,11 @@ def resumed_config(path: Path, flags: ConfigFlags) -> RunConfig:
                 f"components: start a new one, with --init-from {path} if it is to begin with these weights"
             )
     config = resolve_flags(flags, config_file).config
-    check_resume(before, config)
+    check_resume(before, config, default_registry())
     return config
 
 
-def train_run(config: RunConfig, resume: Path | None, init_from: Path | None, json: bool) -> FinishedRun:
+def train_run(config: RunConfig, resume: Path | None, json: bool) -> FinishedRun:
     """Train to the end or to an interrupt. json: progress goes to stderr, stdout is for the result."""
     if is_first_process():
         info("preparing data and model …")
@@ -91,7 +95,7 @@ def train_run(config: RunConfig, resume: Path | None, init_from: Path | None, js
     reporter = make_reporter(output_options().quiet, console=console(stderr=json))
     if resume is not None:
         return resume_run(resume, config, default_registry(), reporter=reporter, announce=announce)
-    return start_run(config, default_registry(), reporter=reporter, init_from=init_from, announce=announce)
+    return start_run(config, default_registry(), reporter=reporter, announce=announce)
 
 
 def announce(path: Path, composition: Composition) -> None:

@@ -8,6 +8,8 @@ from dfm_core.config.plugin_files import KEY as PLUGIN_FILES
 from dfm_core.config.resolve import flatten
 from dfm_core.config.run_config import RunConfig
 from dfm_core.errors import ConfigError
+from dfm_core.plugins.kinds import KINDS
+from dfm_core.plugins.registry import OBJECT_PREFIX, Registry
 
 CHANGEABLE = frozenset(
     {
@@ -25,17 +27,26 @@ def changed_keys(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
 
 
-def check_resume(old: RunConfig, new: RunConfig) -> tuple[str, ...]:
+def places(registry: Registry, config: RunConfig) -> frozenset[str]:
+    """Dotted keys of the component options that only say where something lies."""
+    chosen = {kind: config.component(kind).name for kind in KINDS}
+    named = {kind: name for kind, name in chosen.items() if not name.startswith(OBJECT_PREFIX)}
+    models = {kind: registry.get(kind, name).spec.options for kind, name in named.items()}
+    return frozenset(f"{kind}.options.{key}" for kind, model in models.items() for key in getattr(model, "places", ()))
+
+
+def check_resume(old: RunConfig, new: RunConfig, registry: Registry) -> tuple[str, ...]:
     """Return what must be said before a run of config `old` goes on with `new`.
 
     Raises ConfigError for a value that a run keeps for its whole life.
     """
+    changeable = CHANGEABLE | places(registry, old)
     # A plugin file that has changed is told of where the configuration is read.
     changed = {key: pair for key, pair in changed_keys(old, new).items() if key.partition(".")[0] != PLUGIN_FILES}
-    forbidden = [key for key in changed if key not in CHANGEABLE and not key.startswith(CHANGEABLE_SECTION)]
+    forbidden = [key for key in changed if key not in changeable and not key.startswith(CHANGEABLE_SECTION)]
     if forbidden:
         lines = [f"{key}: the run has {changed[key][0]!r}, got {changed[key][1]!r}" for key in forbidden]
-        allowed = ", ".join(sorted(CHANGEABLE))
+        allowed = ", ".join(sorted(changeable))
         advice = f"a run that goes on may change only {allowed} and {CHANGEABLE_SECTION}*; start a new run for the rest"
         raise ConfigError("\n".join([*lines, advice]))
     if "training.max_steps" in changed and new.training.rate_schedule == "cosine":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Annotated, Any, cast
 
@@ -79,6 +80,9 @@ class RunConfig(_Components):  # type: ignore[misc, valid-type]
     workers: int = Field(0, ge=0, description="Processes that load data; 0 loads in the main one.")
     output: str | None = Field(None, description="Folder of the run; null for runs/<time>-<name>.")
     name: str | None = Field(None, description="Name of the run, for its folder.")
+    init_from: Annotated[str, AfterValidator(os.path.abspath)] | None = Field(
+        None, description="Run or exported model whose weights it begins with."
+    )
     plugin_files: dict[str, RecordedFile] = Field(
         default_factory=dict, description="Plugin files in use, by namespace: written by the program, for the record."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,9 +25,12 @@ class Options(BaseModel):
     """Base of every options model: typed, immutable, unknown fields are errors (its `model_config`).
 
     Give every field a type, a range and a description: they become YAML, `--set` and the table of `dfm plugins show`.
+    places: names of the fields that only say where something lies; these may change when a run goes on.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    places: ClassVar[frozenset[str]] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
 
 from dfm_core.config.settings import LoggingSettings, TrainingSettings
-from dfm_core.errors import DataError, LostProcessError, NonFiniteLossError
+from dfm_core.errors import DataError, LostProcessError
 from dfm_core.training.checkpoint import FOLDER, Checkpoint, checkpoint_name, list_checkpoints
 from dfm_core.training.checkpoint_writer import CheckpointWriter, Groups
-from dfm_core.training.clock import StepClock
 from dfm_core.training.distributed import World, lost_processes_named
 from dfm_core.training.execution import deterministic_kernels, isolated_random_state
 from dfm_core.training.interrupt import Interrupt, Stopped, catch_interrupts
 from dfm_core.training.learner import Batch, Learner, Objective
-from dfm_core.training.loss_window import LossWindow
-from dfm_core.training.metrics_log import PROVISIONAL, MetricsLog
+from dfm_core.training.metrics_log import MetricsLog
 from dfm_core.training.optimizer import learning_rate
 from dfm_core.training.parallel import messages
-from dfm_core.training.progress import QuietReporter, Reporter, StepReport
+from dfm_core.training.progress import QuietReporter, Reporter
 from dfm_core.training.run_directory import RunDirectory
-from dfm_core.training.utilisation import DeviceQueue, begin_peak_memory, matmul_rate, peak_memory
+from dfm_core.training.step_log import StepLog
 
 
 class BatchSource(Protocol):
@@ -103,12 +100,19 @@ class Trainer:
             self.blocks,
             self.parameter_groups,
         )
-        self._window, self._clock, self._last_loss = LossWindow(self.world), StepClock(), math.nan
-        self._queue = DeviceQueue(self.device)
         self._writer = CheckpointWriter(
             self.run.path, self.logging.keep_checkpoints, self.logging.async_checkpoints, self.reporter.warn
         )
-        self._log = MetricsLog(self.run, self.logging, self.snapshot.get("config"), self._warn)
+        self._log = StepLog(
+            MetricsLog(self.run, self.logging, self.snapshot.get("config"), self._warn),
+            self.reporter,
+            self.world,
+            self.device,
+            self._learner.dtype,
+            self.settings.batch_size,
+            self.flops,
+            self._kept,
+        )
 
     def train(self, start: Checkpoint | None = None) -> TrainingResult:
         """Train from `start` (None: from the beginning) to `settings.max_steps`, or to an interrupt.
@@ -128,15 +132,11 @@ class Trainer:
             stack.enter_context(isolated_random_state(self.device))
             stack.enter_context(deterministic_kernels(self.settings.deterministic))
             interrupt = stack.enter_context(catch_interrupts(notice=self.world.is_first))
-            if self.world.is_first:
-                self._log.open(first)
-                if self.flops:
-                    matmul_rate(self.device, self._learner.dtype)  # measured before the first step, not beside one
-            begin_peak_memory(self.device)
+            self._log.open(first)
             self.reporter.start(first, self.settings.max_steps)
             step = self._loop(first, interrupt)
             if start is not None and step == first:
-                return TrainingResult(step, False, self._last_loss, start.path)
+                return TrainingResult(step, False, self._log.last_loss, start.path)
             return self._finish(step, interrupt)
 
     def _loop(self, first: int, interrupt: Interrupt) -> int:
@@ -144,13 +144,12 @@ class Trainer:
         self.module.train()
         step = first
         with _closing(self.data.batches(first)) as batches:
-            arriving = self._clock.waiting(batches, self._queue.is_empty)
+            arriving = self._log.arriving(batches)
             for index, batch in zip(range(first, self.settings.max_steps), arriving, strict=False):
                 stopping = self.world.ask(lambda: interrupt.requested or self._is_out_of_time())
                 step = index + 1
                 measure = _due(step, self.logging.log_every) or step == self.settings.max_steps
-                self._window.append(*self._learner.step(index, batch, measure))
-                self._queue.mark()
+                self._log.append(*self._learner.step(index, batch, measure))
                 self._after_step(step, index == first, interrupt, stopping)
                 if stopping():
                     return step
@@ -162,23 +161,21 @@ class Trainer:
         self.reporter.advance(step)
         self._writer.report()
         if is_first and not _due(step, self.logging.log_every):
-            self._read_losses()
-            self._clock.lap(step)
-            self.reporter.log(StepReport(step, *self._window.averages()))
+            self._learner.check()
+            self._log.tell_first(step)
         if _due(step, self.logging.log_every):
-            self._write_metrics(step)
-            self._window.restart(step)
+            self._write_line(step)
         if self.validate and _due(step, self.logging.validation_every):
             with self._evaluating():
                 values = self.validate()
-            self._write(step, {"validation": values})
+            self._log.write(step, {"validation": values})
         if _due(step, self.logging.checkpoint_every) and step < self.settings.max_steps:
             self._read_losses()
             self._save(step, self._writer.save)
         if self.on_samples and _due(step, self.logging.sample_every) and not stopping():
             # One of several processes must not leave the others waiting in a network that they share.
             breaking_off = interrupt.stopping() if self.world.size == 1 else nullcontext()
-            with suppress(Stopped), self._evaluating(), breaking_off, self._going_on():
+            with suppress(Stopped), self._evaluating(), breaking_off, self._log.going_on():
                 self.on_samples(step)
 
     def _is_out_of_time(self) -> bool:
@@ -190,56 +187,18 @@ class Trainer:
         asked = any(self.world.gather(interrupt.requested))
         path = self._save(step, self._writer.save_last)
         interrupted = step < self.settings.max_steps
-        if len(self._window) and not interrupted:
-            self._write_metrics(step, {PROVISIONAL: True})
-        return TrainingResult(step, interrupted, self._last_loss, path, interrupted and not asked)
+        if not interrupted:
+            self._write_line(step, last=True)
+        return TrainingResult(step, interrupted, self._log.last_loss, path, interrupted and not asked)
 
     def _read_losses(self) -> None:
-        """Fetch the losses from the device: the only place that waits for it."""
         self._learner.check()
-        try:
-            self._window.read()
-        except NonFiniteLossError as error:
-            raise NonFiniteLossError(
-                f"{error}. Training stopped; {self.world.once(self._kept)}. Try a lower learning rate, a longer "
-                "warm-up, or precision=float32"
-            ) from None
-        if len(self._window):
-            self._last_loss = self._window.last[0]
+        self._log.read()
 
-    def _write_metrics(self, step: int, marks: Mapping[str, Any] | None = None) -> None:
-        self._read_losses()
-        self._clock.lap(step)
-        loss, parts = self._window.averages()
-        seconds = self._clock.seconds_per_step
-        speed = self.settings.batch_size / seconds if seconds else None
-        self.reporter.log(StepReport(step, loss, parts, speed, seconds))
-        values = {
-            "loss": loss,
-            "parts": parts,
-            "loss_by_t": self._window.averages_by_t(),
-            "learning_rate": learning_rate(self.settings, step - 1),
-            "grad_norm": self._window.last[1],
-            "grad_norms": self._learner.read_group_norms(),
-            "images_per_second": speed,
-            "utilisation": self._utilisation(),
-            "data_wait": self._clock.waiting_share,
-            "peak_memory": peak_memory(self.device),
-            "seconds": self._clock.seconds,
-        }
-        self._write(step, {**values, **(marks or {})})
-
-    def _utilisation(self) -> float | None:
-        """Share of the rate of a large matrix product that the network reaches, on all processes."""
-        seconds = self._clock.seconds_per_step
-        if not self.flops or not seconds or not self.world.is_first:
-            return None
-        return self.flops / (seconds * matmul_rate(self.device, self._learner.dtype) * self.world.size)
-
-    def _write(self, step: int, values: Mapping[str, Any]) -> None:
-        if self.world.is_first:
-            with self._going_on():
-                self._log.write(step, values)
+    def _write_line(self, step: int, last: bool = False) -> None:
+        self._learner.check()
+        rate = learning_rate(self.settings, step - 1)
+        self._log.write_line(step, rate, self._learner.read_group_norms(), last)
 
     def _warn(self, message: str) -> None:
         """Warn of what all processes see alike."""
@@ -263,26 +222,13 @@ class Trainer:
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
         self._read_losses()  # what is queued on the device is training time
-        with self._clock.paused(), self._learner.evaluating():
+        with self._log.paused(), self._learner.evaluating():
             yield
-
-    @contextmanager
-    def _going_on(self) -> Iterator[None]:
-        """A file that cannot be written on the way (the disk is full) is a warning."""
-        try:
-            yield
-        except OSError as error:
-            self.reporter.warn(f"{error}; training goes on")
 
     def _save(self, step: int, write: Callable[[int, Groups, Mapping[str, object]], None]) -> Path:
-        training = {
-            "max_steps": self.settings.max_steps,
-            "seconds": self._clock.seconds,
-            "last_loss": self._last_loss,
-            "window": self._window.state(),
-        }
+        training = {"max_steps": self.settings.max_steps, **self._log.state()}
         state = {**self.snapshot, "training": training}
-        with self._clock.paused():
+        with self._log.paused():
             tensors = self._learner.tensors()  # of all processes
             if self.world.is_first:
                 write(step, tensors, state)
@@ -290,14 +236,11 @@ class Trainer:
 
     def _restore(self, start: Checkpoint | None) -> int:
         """Return the number of finished steps."""
+        if start is not None:
+            self._learner.load(start)
+        self._log.begin(None if start is None else start.state["training"])
         if start is None:
-            self._clock.begin(0.0)
             return 0
-        self._learner.load(start)
-        training = start.state["training"]
-        self._window.load(training["window"])
-        self._last_loss = float(training["last_loss"])
-        self._clock.begin(float(training["seconds"]))
         for warning in resume_warnings(start, self.settings):
             self._warn(warning)
         return start.step

@@ -13,6 +13,8 @@ from dfm_plugins.datasets.specs import absolute
 class DiffusersOptions(Options):
     """Options of `diffusers`."""
 
+    places = frozenset({"path"})
+
     path: Annotated[str, AfterValidator(absolute)] = Field(
         description="Folder of the model, with config.json and safetensors weights (the folder `vae` of a pipeline)."
     )

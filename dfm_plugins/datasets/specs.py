@@ -65,6 +65,8 @@ class MovingShapesOptions(Options):
 class FolderOptions(Options):
     """Options of `folder`."""
 
+    places = frozenset({"path"})
+
     path: Annotated[str, AfterValidator(absolute)] = Field(
         description="Folder of images: one sub-folder a class, or all images side by side (no labels)."
     )
@@ -80,6 +82,8 @@ class FolderOptions(Options):
 
 class VideoFolderOptions(Options):
     """Options of `video_folder`."""
+
+    places = frozenset({"path"})
 
     path: Annotated[str, AfterValidator(absolute)] = Field(
         description="Folder of clips: one sub-folder a class, or all clips side by side (no labels)."
@@ -101,6 +105,8 @@ class VideoFolderOptions(Options):
 
 class WebDatasetOptions(Options):
     """Options of `webdataset`."""
+
+    places = frozenset({"path", "validation_path", "cache", "cache_gigabytes"})
 
     path: ShardPath = Field(
         description="Folder of .tar shards, a shard, a pattern (shards-{0000..0127}.tar), a URL, or a list of these."
@@ -139,6 +145,8 @@ class WebDatasetOptions(Options):
 
 class HuggingFaceOptions(Options):
     """Options of `hugging_face`."""
+
+    places = frozenset({"path", "cache"})
 
     path: str = Field(
         description="Folder from save_to_disk, folder or file of parquet or arrow, folder of images; or a cached name."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -151,3 +152,23 @@ def test_a_process_of_torchrun_is_named(dfm: Dfm, monkeypatch: pytest.MonkeyPatc
 
 def test_nproc_must_be_a_number_of_processes(dfm: Dfm) -> None:
     assert "greater than or equal to 1" in dfm("train", "--nproc", 0, code=2).err
+
+
+@pytest.mark.parametrize("by_finalization", [False, True])
+def test_one_of_several_ends_before_the_interpreter_is_taken_apart(by_finalization: bool) -> None:
+    """Where letting go of an object aborts the process, as gloo's threads can: the handlers still run."""
+    script = f"""
+import atexit, os, sys
+from dfm_core.cli.launch import end_without_finalization
+if not {by_finalization}:
+    end_without_finalization(lambda: exit_code)
+class Last:
+    def __del__(self, abort=os.abort):
+        abort()
+sys.modules["last"] = Last()
+atexit.register(print, "handlers ran")
+exit_code = 3
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "handlers ran\n", done.stderr
+    assert done.returncode == (-signal.SIGABRT if by_finalization else 3)

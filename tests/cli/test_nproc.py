@@ -113,6 +113,15 @@ def test_a_signal_stops_all_with_a_checkpoint(whom: str, running: Running, dfm: 
     assert f"trained to step {step + 1};" in dfm("train", "--resume", running.path, "--max-steps", step + 1).out
 
 
+@pytest.mark.slow
+def test_all_stop_together_when_their_minutes_have_passed(tmp_path: Path, dfm: Dfm) -> None:
+    done = run(*DFM, "train", *ENDLESS, "--nproc", "2", "--max-minutes", "0.05", "--output", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    (step,) = map(int, re.findall(r"^stopped after step (\d+) \(training.max_minutes\); ", done.stdout, re.MULTILINE))
+    assert load_newest(tmp_path / "run")[0].step == step
+    assert f"trained to step {step + 1};" in dfm("train", "--resume", tmp_path / "run", "--max-steps", step + 1).out
+
+
 @linux
 @pytest.mark.slow
 @pytest.mark.parametrize("index", [0, 1])

@@ -30,6 +30,8 @@ class BandOptions(Options):
 
 
 class PathOptions(Options):
+    places = frozenset({"path"})
+
     path: str = Field("here", description="Path.")
 
 
@@ -379,13 +381,20 @@ def test_changed_keys(registry: Registry) -> None:
     "setting", ["training.max_steps=5", "device=cpu", "workers=2", "logging.log_every=3", "output=there", "name=other"]
 )
 def test_what_may_change_on_resume(registry: Registry, setting: str) -> None:
-    assert check_resume(resolved(registry).config, resolved(registry, setting).config) == ()
+    assert check_resume(resolved(registry).config, resolved(registry, setting).config, registry) == ()
+
+
+def test_places_may_change_on_resume(registry: Registry) -> None:
+    old = resolved(registry, "dataset=files").config
+    assert check_resume(old, resolved(registry, "dataset=files", "dataset.options.path=moved").config, registry) == ()
+    with pytest.raises(ConfigError, match=r"decomposition.options.shape: [^;]*only dataset\.options\.path, device"):
+        check_resume(old, resolved(registry, "dataset=files", "decomposition.options.shape=tent").config, registry)
 
 
 def test_what_may_not_change_on_resume(registry: Registry) -> None:
     new = resolved(registry, "training.learning_rate=1e-3", "stages=8,32", "device=cpu").config
     with pytest.raises(ConfigError) as caught:
-        check_resume(resolved(registry).config, new)
+        check_resume(resolved(registry).config, new, registry)
     message = str(caught.value)
     assert "training.learning_rate: the run has 0.0001, got 0.001" in message
     assert "stages: the run has [[8, 8], [16, 16]], got [[8, 8], [32, 32]]" in message
@@ -395,9 +404,9 @@ def test_what_may_not_change_on_resume(registry: Registry) -> None:
 def test_a_changed_cosine_is_told(registry: Registry) -> None:
     cosine = "training.rate_schedule=cosine"
     old, new = resolved(registry, cosine).config, resolved(registry, cosine, "training.max_steps=5").config
-    (notice,) = check_resume(old, new)
+    (notice,) = check_resume(old, new, registry)
     assert "ends at step 5 instead of 10000" in notice
-    assert check_resume(old, old) == ()
+    assert check_resume(old, old, registry) == ()
 
 
 def test_components_given_as_objects_are_left_alone(registry: Registry) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from dfm_core.interfaces.decomposition import Decomposition, DecompositionFacts
 from dfm_core.interfaces.timestep_sampler import TimestepSampler, TimestepSamplerFacts
 from dfm_core.plugins.registry import default_registry
 from dfm_core.training.checkpoint import list_checkpoints
+from dfm_core.training.metrics_log import read_metrics
+from dfm_core.training.run_directory import RunDirectory
 from dfm_plugins.timestep_samplers.progressive import ProgressiveSampler
 from dfm_plugins.timestep_samplers.specs import ProgressiveOptions
 
@@ -88,6 +91,25 @@ def test_a_run_begins_from_other_weights(whole: Path, tmp_path: Path) -> None:
     other = {**TINY, "backbone": {"name": "dit", "options": {"depth": 1, "width": 16, "heads": 2}}}
     with pytest.raises(CheckpointError, match="expected at least half"):
         dfm.train(**other, max_steps=1, output=str(tmp_path / "other"), init_from=whole)
+
+
+def test_a_run_without_a_checkpoint_begins_anew(whole: Path, tmp_path: Path) -> None:
+    """As after a kill before the first one; also one that began with the weights of another."""
+    settings = {**TINY, "max_steps": 2, "init_from": str(whole), "logging": {**TINY["logging"], "checkpoint_every": 0}}
+    dfm.train(**settings, output=str(tmp_path / "undisturbed"))
+    killed = tmp_path / "killed"
+    dfm.train(**settings, output=str(killed))
+    shutil.rmtree(killed / "checkpoints")
+    (killed / "checkpoints").mkdir()
+    dfm.train(resume=killed)
+    for group in ("weights", "ema"):
+        before, after = tensors(tmp_path / "undisturbed", group), tensors(killed, group)
+        assert all(torch.equal(before[key], after[key]) for key in before)
+    assert [entry["step"] for entry in read_metrics(RunDirectory(killed))] == [2]
+    shutil.rmtree(killed / "checkpoints")
+    (killed / "checkpoints").mkdir()
+    dfm.train(resume=killed, output=str(tmp_path / "elsewhere"))
+    assert tensors(tmp_path / "elsewhere", "weights").keys() == after.keys()
 
 
 def test_what_is_no_run_is_said(tmp_path: Path) -> None:

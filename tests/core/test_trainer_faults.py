@@ -23,6 +23,7 @@ from dfm_core.errors import CheckpointError, DataError, NonFiniteLossError
 from dfm_core.loss_report import LossReport
 from dfm_core.randomness import BatchRandomness
 from dfm_core.training.checkpoint import list_checkpoints
+from dfm_core.training.metrics_log import MetricsLog
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
@@ -119,7 +120,7 @@ def test_full_disk_at_the_last_checkpoint_is_an_error(
 
 def test_full_disk_at_the_log_and_the_samples_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make(tmp_path, on_samples=no_space, sample_every=10)
-    monkeypatch.setattr(trainer._log, "write", no_space)
+    monkeypatch.setattr(MetricsLog, "write", no_space)
     assert trainer.train().step == 10
     assert len(trainer.reporter.warnings) == 4  # type: ignore[attr-defined]
 

@@ -102,9 +102,9 @@ def test_nothing_between_logging_steps_waits_for_the_device(tmp_path: Path, monk
         calls.append(1)
         original()
 
-    original = trainer._window.read
+    original = trainer._log._window.read
     monkeypatch.setattr(trainer._learner, "step", counted)
-    monkeypatch.setattr(trainer._window, "read", read)
+    monkeypatch.setattr(trainer._log._window, "read", read)
     trainer.train()
     assert reads == [0] * 10
     assert len(calls) == 3  # after the first step, before the last checkpoint, for the last line
