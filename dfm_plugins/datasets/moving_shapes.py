@@ -35,7 +35,6 @@ MOTIONS: dict[str, Callable[[Scene, float], Scene]] = {
 
 # A disc and a ring look the same at every angle.
 _ROUND = ("circle", "ring")
-_PAIRS = [(shape, motion) for motion in MOTIONS for shape in OUTLINES if (motion, shape in _ROUND) != ("turning", True)]
 
 
 class MovingShapes(Dataset):
@@ -50,11 +49,19 @@ class MovingShapes(Dataset):
                 f"data set moving_shapes: expected a size frames × height × width, got {facts.size}; "
                 "write stages as 8x16x16,8x32x32, or give --frames 8"
             )
+        self._pairs = [
+            (shape, motion)
+            for motion in options.motions or MOTIONS
+            for shape in options.shapes or OUTLINES
+            if not (motion == "turning" and shape in _ROUND)
+        ]
+        if not self._pairs:
+            raise UsageError("data set moving_shapes: a circle or ring that turns looks still; choose another motion")
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the 54 pairs of a shape and a motion that can be seen: "circle right", …"""
-        return tuple(f"{shape} {motion}" for shape, motion in _PAIRS)
+        """Names of the pairs of a shape and a motion that can be seen: "circle right", …; all are 54."""
+        return tuple(f"{shape} {motion}" for shape, motion in self._pairs)
 
     def __len__(self) -> int:
         return self.options.train_clips if self.facts.split == "train" else self.options.validation_clips
@@ -63,8 +70,8 @@ class MovingShapes(Dataset):
         """Draw clip `index`, (3, T, H, W) in [-1, 1]; every epoch sees the same one."""
         if not 0 <= index < len(self):
             raise IndexError(f"data set moving_shapes: expected an index below {len(self)}, got {index}")
-        label = index % len(_PAIRS)
-        (shape, motion), key = _PAIRS[label], f"moving_shapes/{self.facts.split}/{index}"
+        label = index % len(self._pairs)
+        (shape, motion), key = self._pairs[label], f"moving_shapes/{self.facts.split}/{index}"
         radius = _GROWN_RADIUS if motion in ("growing", "shrinking") else _RADIUS
         scene = compose(key, self.options.texture, self.options.rotation, radius)
         number, *size = self.facts.size

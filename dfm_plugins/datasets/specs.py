@@ -41,6 +41,8 @@ Texture = Annotated[
     Field(description="Two colours; or faint patterns before a gradient; or strong patterns, on the background too."),
 ]
 Rotation = Annotated[float, Field(ge=0, le=180, description="Largest rotation, in degrees either way.")]
+Shape = Literal["circle", "square", "triangle", "star", "ring", "cross", "crescent", "heart"]
+Motion = Literal["right", "left", "down", "up", "growing", "shrinking", "turning"]
 ShardPath = Annotated[str | tuple[str, ...], AfterValidator(addresses)]
 
 
@@ -58,6 +60,8 @@ class MovingShapesOptions(Options):
 
     texture: Texture = "plain"
     rotation: Rotation = 15.0
+    shapes: tuple[Shape, ...] | None = Field(default=None, min_length=1, description="Which shapes; null for all.")
+    motions: tuple[Motion, ...] | None = Field(default=None, min_length=1, description="Which motions; null for all.")
     train_clips: int = Field(default=1_000_000, ge=1, description="Different clips in the training split.")
     validation_clips: int = Field(default=10_000, ge=0, description="Different clips in the validation split.")
 

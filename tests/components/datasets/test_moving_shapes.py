@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,9 @@ from torch import Tensor
 
 from dfm_core.errors import UsageError
 from dfm_core.interfaces.dataset import DatasetFacts
-from dfm_plugins.datasets.moving_shapes import MovingShapes
-from dfm_plugins.datasets.specs import MovingShapesOptions
+from dfm_plugins.datasets.moving_shapes import MOTIONS, MovingShapes
+from dfm_plugins.datasets.outlines import OUTLINES
+from dfm_plugins.datasets.specs import Motion, MovingShapesOptions, Shape
 
 
 def moving(size: tuple[int, ...] = (8, 32, 32), split: str = "train", **options: object) -> MovingShapes:
@@ -54,6 +57,17 @@ def test_the_class_says_how_the_shape_moves() -> None:
         growth = area[-1] / area[0]
         expected = {"growing": growth > 2, "shrinking": growth < 0.5}.get(motion, 0.8 < growth < 1.25)
         assert expected, (index, motion, growth)
+
+
+def test_classes_can_be_chosen() -> None:
+    chosen = moving(shapes=("circle", "heart"), motions=("left", "turning"))
+    assert chosen.classes == ("circle left", "heart left", "heart turning")
+    whole = moving()
+    assert len(whole.classes) == len(set(whole.classes)) == 54
+    assert get_args(Shape) == tuple(OUTLINES)
+    assert get_args(Motion) == tuple(MOTIONS)
+    with pytest.raises(UsageError, match="looks still"):
+        moving(shapes=("ring",), motions=("turning",))
 
 
 def test_turning_is_counter_clockwise() -> None:
