@@ -33,6 +33,7 @@ class ConfigFlags:
 
     decomposition: Annotated[str | None, _flag("How data is split into stages.", "NAME")] = None
     stages: Annotated[str | None, _flag("Sizes in pixels, coarse to fine: 32,64 or 48x64,96x128.", "SIZES")] = None
+    path: Annotated[str | None, _flag("Probability path: what lies between noise and data.", "NAME")] = None
     backbone: Annotated[str | None, _flag("The network.", "NAME")] = None
     schedule: Annotated[str | None, _flag("Stage schedule: how generation visits the stages.", "NAME")] = None
     timestep_sampler: Annotated[str | None, _flag("Timesteps of a training batch.", "NAME")] = None
@@ -59,6 +60,7 @@ class ConfigFlags:
 KEYS = {
     "decomposition": "decomposition.name",
     "stages": "stages",
+    "path": "path.name",
     "backbone": "backbone.name",
     "schedule": "stage_schedule.name",
     "timestep_sampler": "timestep_sampler.name",

@@ -106,7 +106,11 @@ class Trainer:
         self._window, self._clock, self._last_loss = LossWindow(self.world), StepClock(), math.nan
         self._queue = DeviceQueue(self.device)
         self._writer = CheckpointWriter(
-            self.run.path, self.logging.keep_checkpoints, self.logging.async_checkpoints, self.reporter.warn
+            self.run.path,
+            self.logging.keep_checkpoints,
+            self.logging.async_checkpoints,
+            self.reporter.warn,
+            self.logging.checkpoint_steps,
         )
         self._log = MetricsLog(self.run, self.logging, self.snapshot.get("config"), self._warn)
 
@@ -172,7 +176,8 @@ class Trainer:
             with self._evaluating():
                 values = self.validate()
             self._write(step, {"validation": values})
-        if _due(step, self.logging.checkpoint_every) and step < self.settings.max_steps:
+        wanted = _due(step, self.logging.checkpoint_every) or step in self.logging.checkpoint_steps
+        if wanted and step < self.settings.max_steps:
             self._read_losses()
             self._save(step, self._writer.save)
         if self.on_samples and _due(step, self.logging.sample_every) and not stopping():

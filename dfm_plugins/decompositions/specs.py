@@ -112,4 +112,11 @@ SPECS = [
         linear=True,
         zero_mean_details=True,
     ),
+    DecompositionSpec(
+        name="downsampled",
+        summary="The picture at every size, no residuals: what cascaded models and Pyramidal Flow generate.",
+        factory="dfm_plugins.decompositions.downsampled:Downsampled",
+        reference="Ho et al. 2022, Cascaded Diffusion Models; Jin et al. 2024, Pyramidal Flow Matching",
+        linear=True,
+    ),
 ]

@@ -218,6 +218,10 @@ class LeaksTheMean(Good):
         return self.join(stages, lambda last: last - stages[0].mean((1, 2, 3), keepdim=True))
 
 
+class ClaimsWholeStages(Good):
+    whole_stages = True
+
+
 BROKEN = {
     "shapes_as_declared": DeclaresOtherShapes,
     "perfect_reconstruction": LosesASign,
@@ -229,6 +233,7 @@ BROKEN = {
     "repeatable": DrawsGlobally,
     "samples_are_independent": MixesTheBatch,
     "gradients_flow": Detaches,
+    "whole_stages_stand_alone": ClaimsWholeStages,
     "wrong_shapes_are_refused": RaisesSomethingElse,
     "dtype_follows_the_input": ReturnsSinglePrecision,
     "device_follows_the_input": StaysOnTheCPU,

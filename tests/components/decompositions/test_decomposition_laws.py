@@ -54,6 +54,7 @@ SETTINGS: list[Setting] = [
     ("dct", {"block": 8}, EIGHTHS),
     ("dct", {"block": 8, "domain": "coefficients"}, EIGHTHS),
     ("fourier", {}, [*DYADIC, *WIDE, *ANY_RATIO]),
+    ("downsampled", {}, [*DYADIC, *WIDE, *ANY_RATIO]),
 ]
 
 
