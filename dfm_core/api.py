@@ -13,7 +13,7 @@ from dfm_core.config.resume import check_resume
 from dfm_core.config.run_config import RunConfig
 from dfm_core.devices import resolve_device
 from dfm_core.model import Model, load
-from dfm_core.plugins.kinds import KINDS
+from dfm_core.plugins.kinds import RUN_KINDS
 from dfm_core.plugins.registry import Registry, default_registry
 from dfm_core.run_evaluation import statistics_batches
 from dfm_core.runs import describe_data, resume_run, start_run
@@ -77,7 +77,7 @@ def configure(
 ) -> tuple[RunConfig, dict[str, Any]]:
     """Split the keyword arguments of `build` and `train` into a configuration and the objects among them."""
     values = dict(settings)
-    objects = {kind: values.pop(kind) for kind in KINDS if not isinstance(values.get(kind, ""), str | Mapping)}
+    objects = {kind: values.pop(kind) for kind in RUN_KINDS if not isinstance(values.get(kind, ""), str | Mapping)}
     for short, key in SHORTCUTS.items():
         if short in values:
             section, name = key.split(".")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -15,11 +15,12 @@ from dfm_core.interfaces.autoencoder import Autoencoder, AutoencoderFacts
 from dfm_core.interfaces.backbone import Backbone, BackboneFacts
 from dfm_core.interfaces.dataset import Dataset, DatasetFacts, Split
 from dfm_core.interfaces.decomposition import Decomposition, DecompositionFacts
+from dfm_core.interfaces.path import PathFacts, ProbabilityPath
 from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageSchedule, StageScheduleFacts
 from dfm_core.interfaces.timestep_sampler import TimestepSampler, TimestepSamplerFacts
 from dfm_core.latent_sizes import latent_sizes, pixel_size
 from dfm_core.media import PLURAL, check_media, holds_clips, is_image_as_clip
-from dfm_core.plugins.kinds import KINDS
+from dfm_core.plugins.kinds import KINDS, RUN_KINDS
 from dfm_core.plugins.registry import OBJECT_PREFIX
 from dfm_core.preconditioning import VelocityModel
 from dfm_core.randomness import derive_seed
@@ -66,7 +67,7 @@ class Assembler:
 
     def providers(self) -> dict[str, dict[str, str]]:
         """Say for each kind which component, plugin and version supplies it: what a checkpoint records."""
-        return {kind: self._provider(kind) for kind in KINDS}
+        return {kind: self._provider(kind) for kind in RUN_KINDS}
 
     def _provider(self, kind: str) -> dict[str, str]:
         if kind in self.objects:
@@ -133,6 +134,11 @@ class Assembler:
         sizes = latent_sizes(self.config.stages, autoencoder)
         return cast(Decomposition, self.make("decomposition", DecompositionFacts(sizes, autoencoder.channels)))
 
+    def path(self, decomposition: Decomposition, scales: Sequence[float]) -> ProbabilityPath:
+        """Make the probability path of stages that were divided by `scales`."""
+        facts = PathFacts(stage_layout(decomposition), tuple(scales), decomposition.whole_stages)
+        return cast(ProbabilityPath, self.make("path", facts))
+
     def compose(
         self,
         data: DataDescription,
@@ -155,9 +161,12 @@ class Assembler:
         schedule: StageSchedule = self.make("stage_schedule", StageScheduleFacts(len(layout), sigmas))
         grid = schedule.grid()
         sampler: TimestepSampler = self.make("timestep_sampler", TimestepSamplerFacts(len(layout), grid))
+        scales = statistics.scales(standardize)
+        path = self.path(decomposition, scales)
+        path.check_grid(grid)
         check_schedule(self, grid, sampler, sigmas)
-        model = VelocityModel(self.backbone(layout, data), self.config.flow.preconditioning, sigmas).to(device)
-        space = StageSpace(autoencoder, decomposition, statistics.scales(standardize))
+        model = VelocityModel(self.backbone(layout, data), self.config.flow.preconditioning, sigmas, path).to(device)
+        space = StageSpace(autoencoder, decomposition, scales)
         return Composition(self.config, data, statistics, space, layout, schedule, grid, sampler, model)
 
     def backbone(self, layout: StageLayout, data: DataDescription) -> Backbone:
@@ -208,10 +217,22 @@ def stage_layout(decomposition: Decomposition) -> StageLayout:
 
 
 def unseen_stage_sets(grid: ScheduleGrid, sampler: TimestepSampler) -> list[tuple[bool, ...]]:
-    """Return the sets of visible stages that the schedule visits and training never draws."""
+    """Return the sets of visible stages that the schedule visits, and no training has drawn."""
+    return _in_order(_undrawn(grid, sampler) - sampler.trained_before())
+
+
+def stage_sets_of_another_training(grid: ScheduleGrid, sampler: TimestepSampler) -> list[tuple[bool, ...]]:
+    """Return the sets that the schedule visits, and that only the training of the weights it begins with has drawn."""
+    return _in_order(_undrawn(grid, sampler) & sampler.trained_before())
+
+
+def _undrawn(grid: ScheduleGrid, sampler: TimestepSampler) -> set[tuple[bool, ...]]:
     seen = {stages for stages, probability in sampler.visible_probabilities().items() if probability > 0}
-    visited = {tuple(row) for row in grid.visible.tolist()}
-    return sorted(visited - seen, key=lambda stages: (sum(stages), stages[::-1]))
+    return {tuple(row) for row in grid.visible.tolist()} - seen
+
+
+def _in_order(sets: set[tuple[bool, ...]]) -> list[tuple[bool, ...]]:
+    return sorted(sets, key=lambda stages: (sum(stages), stages[::-1]))
 
 
 def check_schedule(

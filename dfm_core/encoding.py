@@ -106,7 +106,7 @@ class Encoding:
         images, total = 0, sum(len(self.shards[name]) for name in names)
         counts: dict[str, int] = {}
         everything = [[*batch] for part in batches.values() for batch in part]
-        with closing(load_in_order(_Samples(self.dataset), everything, list, self._config.workers)) as stream:
+        with closing(load_in_order(Samples(self.dataset), everything, list, self._config.workers)) as stream:
             for number, (name, part) in enumerate(batches.items()):
                 counts[name] = 0
                 with writing_shard(folder / name) as tar:
@@ -218,7 +218,7 @@ def readable(loaded: Sequence[Loaded], unreadable: UnreadableSamples) -> dict[in
     return samples
 
 
-class _Samples(TorchDataset[Loaded]):
+class Samples(TorchDataset[Loaded]):
     """Samples as the first epoch has them; errors are returned, since a worker would bury their message."""
 
     def __init__(self, dataset: Dataset) -> None:

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dfm_core.interfaces.path import Moments, ProbabilityPath
+from dfm_core.stages import Stages
+
 
 def expand_to(values: Tensor, like: Tensor) -> Tensor:
     """Append dimensions of length one to `values` (B,), or (B, C), …, so that it broadcasts over `like` (B, C, ...)."""
@@ -25,6 +28,26 @@ def interpolate(noise: Tensor, data: Tensor, t: Tensor) -> Tensor:
 def velocity_target(noise: Tensor, data: Tensor) -> Tensor:
     """Velocity of the straight path, constant in t. Paper eq. 1. noise, data and result: (B, C, *spatial)."""
     return data - noise
+
+
+class StraightPath(ProbabilityPath):
+    """Every stage goes straight from its own noise to its data, X_t = t·X_1 + (1 − t)·X_0. Paper eq. 3."""
+
+    def at(self, data: Sequence[Tensor], noise: Sequence[Tensor], t: Tensor) -> tuple[Stages, Stages]:
+        """Return noisy stages and velocities, S tensors of the shapes of data: see `ProbabilityPath.at`."""
+        pairs = list(zip(noise, data, strict=True))
+        noisy = tuple(interpolate(n, x, t[:, index]) for index, (n, x) in enumerate(pairs))
+        return noisy, tuple(velocity_target(n, x) for n, x in pairs)
+
+    def moments(self, t: Tensor, stage_sigmas: Tensor) -> Moments:
+        """Return moments of the shape of t, (..., S): see `ProbabilityPath.moments`."""
+        square = stage_sigmas.square()
+        return Moments(
+            noisy=(t * stage_sigmas).square() + (1 - t).square(),
+            cross=t * square - (1 - t),
+            velocity=(1 + square).expand_as(t),
+            gram_root=stage_sigmas.expand_as(t),
+        )
 
 
 def stage_errors(velocities: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from dfm_core.interfaces.backbone import Conditioning
+from dfm_core.interfaces.path import Phase, ProbabilityPath
 from dfm_core.interfaces.stage_schedule import ScheduleGrid
 from dfm_core.preconditioning import VelocityModel
 from dfm_core.randomness import derive_generator
-from dfm_core.solvers import VelocityField, integrate, make_solver
+from dfm_core.solvers import PhaseEntry, VelocityField, integrate, make_solver
 from dfm_core.stage_space import StageSpace
 from dfm_core.stages import StageLayout, Stages
 
@@ -40,8 +41,9 @@ class Guidance:
 class GenerationStep:
     """The state after a solver step.
 
-    step: 1…num_steps. t: (S,) float64. stages: all of them, as the flow sees them. num_visible: how many are moving.
-    stage_finished: whether a phase ended with this step, so that `preview` is one that the method shows.
+    step: 1…num_steps. t: (S,) float64. stages: all of them, as the flow sees them. num_visible: number of the finest
+    visible stage, so of all visible ones where they are a prefix. stage_finished: whether a phase ended with this step,
+    so that `preview` is one that the method shows.
     """
 
     step: int
@@ -53,7 +55,7 @@ class GenerationStep:
     space: StageSpace
 
     def preview(self) -> Tensor:
-        """Images from the visible stages, (B, C, H_k, W_k), nominally in [-1, 1], at the resolution of the last one.
+        """Images of the finest visible stage and those before it, (B, C, H_k, W_k), nominally in [-1, 1].
 
         Clips: (B, C, T_k, H_k, W_k).
         """
@@ -66,11 +68,35 @@ def initial_noise(layout: StageLayout, seed: int, indices: Sequence[int], device
     return tuple(torch.stack([torch.randn(s.shape, generator=g) for g in generators]).to(device) for s in layout)
 
 
-def guided_velocity(model: VelocityModel, labels: Tensor | None, null_label: int, guidance: Guidance) -> VelocityField:
-    """Return the velocity field of a batch; guidance runs label and no-label in one batch of twice the size."""
+def phase_entry(path: ProbabilityPath, seed: int, indices: Sequence[int]) -> PhaseEntry:
+    """What `path` does where phases change; its fresh noise for image i is drawn from (seed, i, phase) on the CPU."""
+
+    def enter(stages: Stages, phase: Phase) -> Stages:
+        def noise(stage_index: int) -> Tensor:
+            stage = stages[stage_index]
+            generators = (derive_generator(seed, "phase", phase.index, stage_index, image) for image in indices)
+            return torch.stack([torch.randn(stage.shape[1:], generator=g) for g in generators]).to(stage)
+
+        return path.enter_phase(stages, phase, noise)
+
+    return enter
+
+
+def guided_velocity(
+    model: VelocityModel,
+    labels: Tensor | None,
+    null_label: int,
+    guidance: Guidance,
+    path: ProbabilityPath | None = None,
+) -> VelocityField:
+    """Return the velocity field of a batch; guidance runs label and no-label in one batch of twice the size.
+
+    path: says at what t of its training the model meets the stages; by default at the schedule's.
+    """
 
     def plain(stages: Stages, t: Tensor, visible: Tensor, labels: Tensor | None) -> Stages:
         batch, device = len(stages[0]), stages[0].device
+        t = t if path is None else path.state_time(t, visible)
         expand = (batch, len(t))
         return model(
             stages, t.float().to(device).expand(expand), visible.to(device).expand(expand), Conditioning(labels)
@@ -116,17 +142,18 @@ def generate(
         labels = [*labels, *[labels[-1]] * (len(padded) - wanted)]
     label_tensor = None if labels is None else torch.tensor(labels, device=device)
     noise = initial_noise(layout, seed, padded, device)
-    velocity = guided_velocity(model, label_tensor, null_label, guidance or Guidance())
-    visible = grid.visible.sum(1).tolist()
-    for state in integrate(velocity, noise, grid, make_solver(solver)):
+    velocity = guided_velocity(model, label_tensor, null_label, guidance or Guidance(), model.path)
+    finest = [max(torch.nonzero(row).flatten().tolist()) + 1 for row in grid.visible]
+    ends = [*(grid.visible[1:] != grid.visible[:-1]).any(1).tolist(), True]
+    for state in integrate(velocity, noise, grid, make_solver(solver), phase_entry(model.path, seed, padded)):
         step = state.step
         yield GenerationStep(
             step=step,
             num_steps=grid.num_steps,
             t=state.t,
             stages=tuple(s[:wanted] for s in state.stages),
-            num_visible=visible[step - 1],
-            stage_finished=step == grid.num_steps or visible[step] > visible[step - 1],
+            num_visible=finest[step - 1],
+            stage_finished=ends[step - 1],
             space=space,
         )
 

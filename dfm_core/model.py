@@ -20,17 +20,18 @@ from torch import Tensor
 from dfm_core.assembly import Assembler, Objects, check_schedule
 from dfm_core.composition import Composition, check_autoencoder, data_from_snapshot, snapshot
 from dfm_core.config.plugin_files import with_plugin_files
+from dfm_core.config.resolve import missing_kinds
 from dfm_core.config.run_config import RunConfig
 from dfm_core.config.settings import ComponentChoice
 from dfm_core.devices import resolve_device
 from dfm_core.errors import CheckpointError, DFMError, UsageError, suggest
 from dfm_core.generation import GenerationStep, Guidance, generate_images
 from dfm_core.interfaces.stage_schedule import StageScheduleFacts
-from dfm_core.plugins.kinds import KINDS
+from dfm_core.plugins.kinds import RUN_KINDS
 from dfm_core.plugins.registry import OBJECT_PREFIX, Registry, default_registry
 from dfm_core.solvers import make_solver
 from dfm_core.stages import Stages
-from dfm_core.training.checkpoint import load_newest
+from dfm_core.training.checkpoint import FOLDER, checkpoint_name, load_newest, open_checkpoint
 
 WEIGHTS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "model.json"
@@ -80,6 +81,7 @@ class Model:
         facts = StageScheduleFacts(composition.num_stages, sigmas)
         schedule = registry.create("stage_schedule", choice.name, merged, facts)
         grid = schedule.grid()
+        composition.model.path.check_grid(grid)
         check_schedule(self.assembler, grid, composition.timestep_sampler, sigmas, choice.name)
         changed = dataclasses.replace(composition, schedule=schedule, grid=grid)
         return Model(changed, self.assembler, ComponentChoice(name=choice.name, options=merged))
@@ -178,18 +180,25 @@ class Model:
 
 
 def load(
-    path: str | Path, *, device: str = "auto", objects: Objects | None = None, registry: Registry | None = None
+    path: str | Path,
+    *,
+    device: str = "auto",
+    objects: Objects | None = None,
+    registry: Registry | None = None,
+    step: int | None = None,
 ) -> Model:
     """Load a model from a run's folder (EMA weights of its newest complete checkpoint) or from an exported folder.
 
-    objects: for models that were built from objects instead of names, the same objects again. registry: with the
-    plugin files that the model was made with, `Registry.discover(files=[…])`. Raises CheckpointError if there is no
-    model at `path`, PluginError for a plugin file that is not given.
+    step: of the checkpoint of a run to take instead of its newest. objects: for models that were built from objects
+    instead of names, the same objects again. registry: with the plugin files that the model was made with,
+    `Registry.discover(files=[…])`. Raises CheckpointError if there is no model at `path`, PluginError for a plugin file
+    that is not given.
     """
-    saved, weights = read_weights(Path(path))
+    saved, weights = read_weights(Path(path), step)
     registry, providers = registry or default_registry(), saved.get("providers", {})
-    made = [kind for kind in KINDS if kind != "dataset" and kind not in (objects or {})]
-    config, warnings = with_plugin_files(RunConfig.model_validate(saved["config"]), registry, made)
+    made = [kind for kind in RUN_KINDS if kind != "dataset" and kind not in (objects or {})]
+    recorded = RunConfig.model_validate({**missing_kinds(saved["config"], registry), **saved["config"]})
+    config, warnings = with_plugin_files(recorded, registry, made)
     for message in warnings:
         logger.warning(message)
     assembler = Assembler(config, registry, objects, recorded=providers)
@@ -207,8 +216,14 @@ def load(
     return Model(composition, assembler)
 
 
-def read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the description and the (averaged) weights of a run's or an exported folder, on the CPU."""
+def read_weights(path: Path, step: int | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the description and the (averaged) weights of a run's or an exported folder, on the CPU.
+
+    step: of a run's checkpoint; None takes the newest complete one.
+    """
+    if step is not None:
+        checkpoint = open_checkpoint(path / FOLDER / checkpoint_name(step))
+        return checkpoint.state, checkpoint.tensors("ema")
     if (path / DESCRIPTION_FILE).is_file():
         try:
             return json.loads((path / DESCRIPTION_FILE).read_text()), load_file(path / WEIGHTS_FILE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -16,13 +16,31 @@ from dfm_core.stages import StageLayout, Stages
 MetaBatch = tuple[Stages, Tensor, Tensor, Conditioning]
 
 
-def meta_batch(layout: StageLayout, size: int, labelled: bool) -> MetaBatch:
-    """Arguments of a backbone's forward for `size` samples, without memory: on the meta device."""
+VisibleShares = Mapping[tuple[bool, ...], float]
+"""Set of visible stages -> its share of the samples."""
+
+
+def meta_batch(backbone: Backbone, layout: StageLayout, size: int, labelled: bool, shares: VisibleShares) -> MetaBatch:
+    """Arguments of a backbone's forward for `size` samples, without memory: on the meta device.
+
+    Only where the backbone sorts samples by their visible stages are these real, in the proportions of `shares`.
+    """
     with torch.device("meta"):
         noisy = tuple(torch.empty(size, *stage.shape) for stage in layout)
         visible = torch.empty(size, len(layout), dtype=torch.bool)
         label = torch.empty(size, dtype=torch.int64) if labelled else None
-        return noisy, torch.empty(size, len(layout)), visible, Conditioning(label)
+        t = torch.empty(size, len(layout))
+    return noisy, t, visible_rows(shares, size) if backbone.splits_batch else visible, Conditioning(label)
+
+
+def visible_rows(shares: VisibleShares, size: int) -> Tensor:
+    """Masks (size, S) on the CPU, each set as often as its share says: rounded down, the rest by largest remainder."""
+    exact = {visible: share * size for visible, share in shares.items()}
+    counts = {visible: int(count) for visible, count in exact.items()}
+    remainders = sorted(exact, key=lambda visible: counts[visible] - exact[visible])
+    for visible in remainders[: size - sum(counts.values())]:
+        counts[visible] += 1
+    return torch.tensor([visible for visible, count in counts.items() for _ in range(count)])
 
 
 def mean_square(velocities: Sequence[Tensor]) -> Tensor:
@@ -30,17 +48,21 @@ def mean_square(velocities: Sequence[Tensor]) -> Tensor:
     return torch.stack([velocity.square().mean() for velocity in velocities]).sum()
 
 
-def training_flops(backbone: Backbone, layout: StageLayout, size: int, labelled: bool) -> int:
+def training_flops(
+    backbone: Backbone, layout: StageLayout, size: int, labelled: bool, shares: VisibleShares | None = None
+) -> int:
     """FLOPs of forward and backward of `size` samples: matrix products, convolutions, attention.
 
-    Counted with meta tensors in the place of parameters and buffers, so that nothing of the network changes.
+    shares: how often which stages are visible in training, by default all of them in every sample. Counted with meta
+    tensors in the place of parameters and buffers, so that nothing of the network changes.
     """
     state = {
         name: torch.empty_like(tensor, device="meta").requires_grad_(tensor.requires_grad)
         for name, tensor in [*backbone.named_parameters(), *backbone.named_buffers()]
     }
+    batch = meta_batch(backbone, layout, size, labelled, shares or {(True,) * len(layout): 1.0})
     with FlopCounterMode(display=False) as counter:
-        mean_square(functional_call(backbone, state, meta_batch(layout, size, labelled))).backward()
+        mean_square(functional_call(backbone, state, batch)).backward()
     return int(counter.get_total_flops())
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dfm_core.flow import interpolate, masked_velocity_loss, stage_errors, velocity_target
+from dfm_core.flow import masked_velocity_loss, stage_errors
 from dfm_core.interfaces.backbone import Conditioning
 from dfm_core.interfaces.timestep_sampler import TimestepDraw, TimestepSampler
 from dfm_core.loss_report import LossReport
@@ -23,8 +23,8 @@ RANGES_OF_T = 10
 class FlowObjective:
     """The DFM loss of paper eq. 4.
 
-    images → stages → timesteps and masks → noisy stages → velocities → masked mean squared error. Also drops labels,
-    for guidance: the network only ever sees a label or `null_label`.
+    images → stages → timesteps and masks → noisy stages → velocities → masked mean squared error, on the model's path.
+    Also drops labels, for guidance: the network only ever sees a label or `null_label`.
     """
 
     def __init__(
@@ -51,10 +51,9 @@ class FlowObjective:
         device = next(iter(batch.values())).device
         data = self.space.batch_to_stages(batch, randomness.own("latents", device))
         draw = draw_timesteps(self.timestep_sampler, randomness, device)
-        noise = draw_noise(data, randomness)
-        noisy = tuple(interpolate(n, x, draw.t[:, s]) for s, (n, x) in enumerate(zip(noise, data, strict=True)))
+        noisy, targets = self.model.path.at(data, draw_noise(data, randomness), draw.t)
         velocities = self.model(noisy, draw.t, draw.visible, self._conditioning(batch.get("label"), randomness))
-        errors = stage_errors(velocities, [velocity_target(n, x) for n, x in zip(noise, data, strict=True)])
+        errors = stage_errors(velocities, targets)
         by_t = sums_by_t(errors, draw)
         return LossReport(masked_velocity_loss(errors, draw.trained), by_t.sum(2), self.part_names, by_t)
 

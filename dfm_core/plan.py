@@ -16,8 +16,8 @@ from dfm_core.assembly import Assembler, check_latents, check_schedule, stage_la
 from dfm_core.composition import DataDescription, check_other_sizes
 from dfm_core.interfaces.backbone import Backbone
 from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageScheduleFacts
-from dfm_core.interfaces.timestep_sampler import TimestepSamplerFacts
-from dfm_core.network_facts import mean_square, meta_batch
+from dfm_core.interfaces.timestep_sampler import TimestepSampler, TimestepSamplerFacts
+from dfm_core.network_facts import VisibleShares, mean_square, meta_batch
 from dfm_core.plugins.kinds import KINDS
 from dfm_core.stages import StageLayout, format_size
 
@@ -61,12 +61,13 @@ def plan_training(assembler: Assembler, data: DataDescription) -> TrainingPlan:
     check_latents(data, autoencoder, decomposition)
     check_other_sizes(data, autoencoder, decomposition)
     layout = stage_layout(decomposition)
-    grid = plan_generation(assembler, layout)
+    grid, sampler = plan_generation(assembler, layout)
+    assembler.path(decomposition, (1.0,) * len(layout)).check_grid(grid)
     with torch.device("meta"):
         backbone = assembler.backbone(layout, data)
     training = config.training
     micro_batch = -(-training.batch_size // training.accumulation)
-    flops, activations = measure_step(backbone, layout, micro_batch, data)
+    flops, activations = measure_step(backbone, layout, micro_batch, data, sampler.visible_probabilities())
     parameters = sum(p.numel() for p in backbone.parameters())
     return TrainingPlan(
         stages=[{"resolution": format_size(s.resolution), "shape": "x".join(map(str, s.shape))} for s in layout],
@@ -80,18 +81,23 @@ def plan_training(assembler: Assembler, data: DataDescription) -> TrainingPlan:
     )
 
 
-def plan_generation(assembler: Assembler, layout: StageLayout) -> ScheduleGrid:
-    """Make the schedule as for stages of root mean square 1, and see that training covers what it visits."""
+def plan_generation(assembler: Assembler, layout: StageLayout) -> tuple[ScheduleGrid, TimestepSampler]:
+    """Make schedule and sampler as for stages of root mean square 1, and see that training covers what is visited."""
     sigmas = (1.0,) * len(layout)
     grid: ScheduleGrid = assembler.make("stage_schedule", StageScheduleFacts(len(layout), sigmas)).grid()
-    sampler = assembler.make("timestep_sampler", TimestepSamplerFacts(len(layout), grid))
+    sampler: TimestepSampler = assembler.make("timestep_sampler", TimestepSamplerFacts(len(layout), grid))
     check_schedule(assembler, grid, sampler, sigmas)
-    return grid
+    return grid, sampler
 
 
-def measure_step(backbone: Backbone, layout: StageLayout, batch: int, data: DataDescription) -> tuple[int, int]:
-    """FLOPs of forward and backward, and bytes that autograd keeps in between, for a batch on the meta device."""
-    arguments = meta_batch(layout, batch, bool(data.classes))
+def measure_step(
+    backbone: Backbone, layout: StageLayout, batch: int, data: DataDescription, shares: VisibleShares
+) -> tuple[int, int]:
+    """FLOPs of forward and backward, and bytes that autograd keeps in between, for a batch on the meta device.
+
+    shares: how often which stages are visible.
+    """
+    arguments = meta_batch(backbone, layout, batch, bool(data.classes), shares)
     kept = _Kept()
     weights = {p.untyped_storage()._cdata for p in backbone.parameters()}
     with FlopCounterMode(display=False) as counter:

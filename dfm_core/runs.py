@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dfm_core.assembly import Assembler, Objects
+from dfm_core.assembly import Assembler, Objects, stage_sets_of_another_training
 from dfm_core.composition import Composition, DataDescription, check_autoencoder, data_from_snapshot, snapshot
 from dfm_core.errors import CheckpointError, CompositionError, DataError, UsageError
 from dfm_core.interfaces.dataset import Dataset
@@ -146,6 +146,8 @@ def _fresh_parts(world: World, assembler: Assembler, reporter: Reporter) -> tupl
     composition = compose_alike(world, assembler, data, batches)
     if config.init_from is not None:
         initialise_from(composition, Path(config.init_from), reporter)
+    else:
+        check_self_contained(composition)
     return dataset, composition, skipped
 
 
@@ -217,11 +219,22 @@ def count_flops(composition: Composition, warn: Callable[[str], None]) -> int | 
     """FLOPs of forward and backward of a step, over all processes; None, with a warning, if they cannot be counted."""
     backbone, size = composition.model.backbone, composition.config.training.batch_size
     try:
-        return training_flops(backbone, composition.layout, size, bool(composition.data.classes))
+        shares = composition.timestep_sampler.visible_probabilities()
+        return training_flops(backbone, composition.layout, size, bool(composition.data.classes), shares)
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         warn(f"the network's FLOPs cannot be counted ({reason}), so its utilisation is not logged")
         return None
+
+
+def check_self_contained(composition: Composition) -> None:
+    """Raise CompositionError for a run that leaves some of what generation shows to the weights it begins with."""
+    left = stage_sets_of_another_training(composition.grid, composition.timestep_sampler)
+    if left:
+        sets = "; ".join("+".join(str(index + 1) for index, seen in enumerate(stages) if seen) for stages in left)
+        raise CompositionError(
+            f"this run does not train stages {sets}: it goes on from weights that know them; give --init-from RUN"
+        )
 
 
 def initialise_from(composition: Composition, source: Path, reporter: Reporter | None = None) -> None:
@@ -231,7 +244,8 @@ def initialise_from(composition: Composition, source: Path, reporter: Reporter |
     """
     _, weights = read_weights(source)
     own = composition.model.backbone.state_dict()
-    fitting = {name: weight for name, weight in weights.items() if name in own and own[name].shape == weight.shape}
+    renamed = composition.model.backbone.initial_weights(weights)
+    fitting = {name: weight for name, weight in renamed.items() if name in own and own[name].shape == weight.shape}
     taken, whole = (sum(tensor.numel() for tensor in tensors.values()) for tensors in (fitting, own))
     if taken < whole / 2:
         raise CheckpointError(

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from dfm_core.errors import ConfigError, StageShapeError, suggest
+from dfm_core.interfaces.path import Phase
 from dfm_core.interfaces.stage_schedule import ScheduleGrid
 from dfm_core.stages import Stages
 
 VelocityField = Callable[[Stages, Tensor, Tensor], Stages]
 """(stages, t (S,) float64, visible (S,) bool) -> one velocity a stage, of any floating dtype."""
+PhaseEntry = Callable[[Stages, Phase], Stages]
+"""Stages at the end of one phase -> those with which the next begins; one that stays is the very same tensor."""
 
 
 @dataclass(frozen=True)
@@ -151,16 +154,27 @@ class SolvedStep:
 
 
 def integrate(
-    velocity: VelocityField, stages: Sequence[Tensor], grid: ScheduleGrid, solver: Solver
+    velocity: VelocityField,
+    stages: Sequence[Tensor],
+    grid: ScheduleGrid,
+    solver: Solver,
+    enter: PhaseEntry | None = None,
 ) -> Iterator[SolvedStep]:
     """Walk `stages` from noise along the grid, yielding the state after every step.
 
     stages: S tensors (B, ...) at t = 0, in the dtype in which the state is kept; they are not changed. Only visible
-    stages move. Raises StageShapeError if their number is not the grid's.
+    stages move. enter: what happens where the visible stages change. Raises StageShapeError if their number is not the
+    grid's.
     """
     if len(stages) != grid.num_stages:
         raise StageShapeError(f"expected {grid.num_stages} stages, as in the schedule's grid, got {len(stages)}")
-    state, memory = tuple(stages), None
+    state, memory, phase = tuple(stages), None, 0
     for index, visible in enumerate(grid.visible):
+        if enter is not None and index and not torch.equal(visible, grid.visible[index - 1]):
+            phase += 1
+            entered = enter(state, Phase(phase, grid.t[index], visible, grid.visible[index - 1]))
+            # Velocities from before a jump say nothing of what comes after.
+            memory = memory if all(a is b for a, b in zip(entered, state, strict=True)) else None
+            state = entered
         state, memory = solver.advance(velocity, state, Interval(grid.t[index], grid.t[index + 1], visible), memory)
         yield SolvedStep(index + 1, state, grid.t[index + 1])

@@ -8,9 +8,11 @@ BROKEN = {
     "dataset": "labels_match_the_classes",
     "autoencoder": "inputs_are_not_changed",
     "decomposition": "gradients_flow",
+    "path": "velocity_is_the_derivative",
     "stage_schedule": "ends_at_data",
     "timestep_sampler": "probabilities_add_up_to_one",
     "backbone": "trains_every_parameter",
+    "metric": "numbers_are_finite",
 }
 """Kind -> the law that its component `acme/<kind>` breaks."""
 
@@ -18,7 +20,9 @@ PLUGIN = """
 from dfm_core.plugins import AutoencoderSpec, BackboneSpec, DatasetSpec, StageScheduleSpec, TimestepSamplerSpec
 from dfm_plugins.backbones.specs import DiTOptions
 from dfm_plugins.datasets.specs import ShapesOptions
+from dfm_core.plugins import MetricSpec, PathSpec
 from dfm_plugins.decompositions.specs import LaplacianOptions
+from dfm_plugins.metrics.specs import SpectrumOptions
 from dfm_plugins.stage_schedules.specs import ProgressiveOptions
 
 @hookimpl
@@ -43,6 +47,10 @@ def dfm_decompositions():
     ]
 
 @hookimpl
+def dfm_paths():
+    return [PathSpec("path", "Takes noise for data.", "acme_parts:Backwards")]
+
+@hookimpl
 def dfm_stage_schedules():
     return [StageScheduleSpec("stage_schedule", "Stops short.", "acme_parts:Short", ProgressiveOptions)]
 
@@ -54,19 +62,26 @@ def dfm_timestep_samplers():
     ]
 
 @hookimpl
+def dfm_metrics():
+    return [MetricSpec("metric", "Of another name for noise.", "acme_parts:Renaming", SpectrumOptions)]
+
+@hookimpl
 def dfm_backbones():
     return [BackboneSpec("backbone", "Has an idle parameter.", "acme_parts:Idle", DiTOptions)]
 """
 
 PARTS = """
+from dataclasses import replace
 import torch
 from dfm_core.errors import StageSizeError
+from dfm_core.flow import StraightPath
 from dfm_core.interfaces.stage_schedule import ScheduleGrid
 from dfm_core.interfaces.timestep_sampler import TimestepDraw
 from dfm_plugins.autoencoders.pixels import Pixels
 from dfm_plugins.backbones.dit import DiT
 from dfm_plugins.datasets.shapes import Shapes
 from dfm_plugins.decompositions.laplacian import Laplacian
+from dfm_plugins.metrics.spectrum import SpectrumDistance
 from dfm_plugins.stage_schedules.simultaneous import SimultaneousSchedule
 from dfm_plugins.stage_schedules.progressive import ProgressiveSchedule
 from dfm_plugins.timestep_samplers.uniform import UniformSampler
@@ -113,6 +128,14 @@ class Crashing(Laplacian):
             raise IndexError("too many channels for me")
         return super().decompose(x)
 
+class Backwards(StraightPath):
+    def at(self, data, noise, t):
+        noisy, velocities = super().at(data, noise, t)
+        return noisy, tuple(-velocity for velocity in velocities)
+
+    def moments(self, t, stage_sigmas):
+        return replace(super().moments(t, stage_sigmas), cross=-super().moments(t, stage_sigmas).cross)
+
 class Short(ProgressiveSchedule):
     def grid(self):
         grid = super().grid()
@@ -125,6 +148,12 @@ class Promising(UniformSampler):
 class SecondOnly(UniformSampler):
     def visible_probabilities(self):
         return {tuple(index == 1 for index in range(self.facts.num_stages)): 1.0}
+
+class Renaming(SpectrumDistance):
+    def against(self, reference):
+        measure = super().against(reference)
+        numbers = lambda samples: measure(samples)["spectrum"]
+        return lambda samples: {**measure(samples), "far" if numbers(samples) > 1 else "near": 0.0}
 
 class Idle(DiT):
     def __init__(self, options, facts):

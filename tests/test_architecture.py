@@ -34,19 +34,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("devices", "composition", "media"),
     ("assembly",),
     ("training",),
-    (
-        "model",
-        "plan",
-        "run_evaluation",
-        "run_processes",
-        "run_status",
-        "runs",
-        "run_continuation",
-        "run_list",
-        "run_curves",
-        "encoding",
-    ),
-    ("curve_plots",),
+    ("model", "plan", "run_evaluation", "run_processes", "run_status", "run_continuation"),
+    ("runs", "run_list", "run_curves", "encoding"),
+    ("curve_plots", "evaluation"),
+    ("comparison",),
     ("conformance.composition",),
     ("api",),
     ("cli", "__main__"),
@@ -65,7 +56,9 @@ LIGHT = {"typer", "rich", "pydantic", "pydantic_core", "pluggy", "yaml", *sys.st
 FORBIDDEN = {"click": "typer brings its own", "torchvision": "it breaks transformers' models without a CPU build"}
 # Names that are also plain words: they count where something is compared with them or looked up by them.
 PLAIN_WORDS = {
-    *("folder", "identity", "pixels", "progressive", "shapes", "simultaneous", "tied", "trajectory", "uniform"),
+    *("is", "spectrum"),
+    *("consecutive", "folder", "identity", "pixels", "progressive", "shapes", "simultaneous", "straight", "tied"),
+    *("trajectory", "uniform"),
 }
 
 

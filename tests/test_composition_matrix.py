@@ -68,11 +68,30 @@ UNSEEN = (
     r"schedule 'progressive' shows the network stages 1(; 1\+2)? together, which timestep sampler '{}' never draws in "
     r"training; schedules that fit: simultaneous "
 )
+NOT_TOGETHER = (
+    r"schedule '{}' shows the network stages .* together, which timestep sampler '{}' never draws in training"
+)
 REFUSED = (
     Refusal("identity", ANY, ANY, ANY, (2, 3), "identity has one stage, got .*: use the one stage 16, or another"),
     Refusal(ANY, "tied", ANY, "progressive", (2, 3), UNSEEN.format("tied")),
     # It draws from the grid that it was built for, and there all stages were always together.
     Refusal(ANY, "trajectory", "simultaneous", "progressive", (2, 3), UNSEEN.format("trajectory")),
+    *(
+        Refusal(ANY, "consecutive", ANY, schedule, (2, 3), NOT_TOGETHER.format(schedule, "consecutive"))
+        for schedule in ("progressive", "simultaneous")
+    ),
+    *(
+        Refusal(ANY, "trajectory", "consecutive", schedule, (2, 3), NOT_TOGETHER.format(schedule, "trajectory"))
+        for schedule in ("progressive", "simultaneous")
+    ),
+    *(
+        Refusal(ANY, sampler, ANY, "consecutive", (2, 3), NOT_TOGETHER.format("consecutive", sampler))
+        for sampler in ("progressive", "tied", "uniform")
+    ),
+    *(
+        Refusal(ANY, "trajectory", trained, "consecutive", (2, 3), NOT_TOGETHER.format("consecutive", "trajectory"))
+        for trained in ("progressive", "simultaneous")
+    ),
 )
 """The whole list: what is refused without being here fails the test, and so does what is here and runs."""
 
@@ -114,7 +133,7 @@ def least_company(
 
 
 def all_cells() -> list[Cell]:
-    """Every variant with two stages; the defaults with one and three, too."""
+    """Every variant with two stages; the defaults with one and three, and with stages that are generated alone, too."""
     return [
         Cell(name, options, sampler, schedule, num_stages)
         for name in REGISTRY.names("decomposition")
@@ -122,6 +141,7 @@ def all_cells() -> list[Cell]:
         for sampler in REGISTRY.names("timestep_sampler")
         for schedule in SCHEDULES
         for num_stages in ((2,) if options else STAGES)
+        if not options or "consecutive" not in (sampler, schedule)
     ]
 
 
@@ -225,6 +245,8 @@ def test_a_model_from_disk_gives_the_same_samples(tmp_path: Path) -> None:
     cell = Cell("laplacian", {}, "progressive", "progressive", 2)
     trained, loaded = train(cell, tmp_path / "run"), load(tmp_path / "run", device="cpu", objects=OBJECTS)
     for schedule in SCHEDULES:
+        if any(refusal.covers(cell, schedule) for refusal in REFUSED):
+            continue
         first, second = shortened(trained, schedule), shortened(loaded, schedule)
         for solver in SOLVERS:
             assert torch.equal(first.generate(2, solver=solver), second.generate(2, solver=solver))

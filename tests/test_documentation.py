@@ -19,7 +19,7 @@ from dfm_core.plugins.kinds import KINDS
 
 ROOT = Path(__file__).parents[1]
 KIND_PAGES = [f"docs/kinds/{kind}.md" for kind in KINDS]
-PAGES = ["README.md", "docs/commands.md", "docs/write_a_plugin.md", *KIND_PAGES]
+PAGES = ["README.md", "docs/commands.md", "docs/write_a_plugin.md", "docs/baselines.md", *KIND_PAGES]
 FILE = re.compile(r"# file: (\w+\.py)\n")
 """First line of a Python block that readers are to save under that name."""
 SMALLER = ["--max-steps", "2", "--device", "cpu"]

@@ -1,4 +1,4 @@
-"""The example of a third party's package: six components that core does not know, and core as it is."""
+"""The example of a third party's package: components that core does not know, and core as it is."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ COMPONENTS = {
     "timestep_sampler": "example/beta",
     "autoencoder": "example/orthogonal",
     "dataset": "example/text",
+    "metric": "example/kernel_distance",
 }
+PARTS = [kind for kind in COMPONENTS if KINDS[kind].part_of_run]
 SMALL = [
     *("--device", "cpu", "--stages", "16,32", "--batch-size", "4", "--max-steps", "2"),
     *("--set", "flow.statistics_images=16", "--set", "logging.tensorboard=false"),
@@ -99,14 +101,20 @@ def test_its_own_tests_pass(installed: Path) -> None:
     assert all("is not declared" in line or "no accelerator" in line for line in skipped), skipped
 
 
-def test_all_six_train_and_sample_together(installed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", *flags(*COMPONENTS), *SMALL, *UNET_SMALL, "--output", str(tmp_path / "run"), "--quiet"]) == 0
+def test_all_train_sample_and_measure_together(
+    installed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *flags(*PARTS), *SMALL, *UNET_SMALL, "--output", str(tmp_path / "run"), "--quiet"]) == 0
     capsys.readouterr()
     assert main(["sample", str(tmp_path / "run"), "--num", "2", "--steps", "3", "--previews", "--json"]) == 0
     made = json.loads(capsys.readouterr().out)
     assert made["steps"] == 5  # three a stage, and the second sets off one before the first arrives
     assert len(made["files"]) == 9
     assert all((Path(made["folder"]) / file).is_file() for file in made["files"])
+    asked = ["--metrics", COMPONENTS["metric"], "--num", "4", "--reference-num", "4", "--steps", "1"]
+    assert main(["eval", str(tmp_path / "run"), *asked, "--cache", str(tmp_path / "cache"), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row["results"][0]["values"]["kernel_distance"] > 0
     (state,) = (tmp_path / "run").glob("checkpoints/*/state.json")
     for provider in json.loads(state.read_text())["providers"].values():
         assert (provider["distribution"], provider["version"]) == (PROJECT["name"], PROJECT["version"])
@@ -140,7 +148,7 @@ def test_its_own_tests_pass_where_it_is_installed(fresh: Environment) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kinds", [*((kind,) for kind in COMPONENTS), tuple(COMPONENTS)], ids="+".join)
+@pytest.mark.parametrize("kinds", [*((kind,) for kind in PARTS), tuple(PARTS)], ids="+".join)
 def test_it_trains_and_samples_where_it_is_installed(fresh: Environment, kinds: tuple[str, ...]) -> None:
     run = fresh.work / "+".join(kinds)
     small = UNET_SMALL if "backbone" in kinds else DIT_SMALL

@@ -15,9 +15,12 @@ import typer
 from typer.main import get_command
 
 from dfm_core.cli import config, plugins
+from dfm_core.cli.ablate import ablate
+from dfm_core.cli.compare import compare
 from dfm_core.cli.decompose import decompose
 from dfm_core.cli.encode import encode
 from dfm_core.cli.env import env
+from dfm_core.cli.eval import evaluate
 from dfm_core.cli.export import export
 from dfm_core.cli.launch import (
     end_without_finalization,
@@ -66,8 +69,9 @@ def _top(
     pass
 
 
-for _command in (train, sample, encode, decompose, schedule, runs, plot, export, env):
+for _command in (train, sample, compare, ablate, encode, decompose, schedule, runs, plot, export, env):
     app.command()(_command)
+app.command("eval")(evaluate)
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(config.app, name="config")
 

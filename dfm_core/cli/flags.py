@@ -36,6 +36,7 @@ class ConfigFlags:
         str | None, _flag("Sizes in pixels, coarse to fine: 32,64 or 48x64,96x128; of clips 8x32x32,8x64x64.", "SIZES")
     ] = None
     frames: Annotated[int | None, _flag("Frames of a clip: 32,64 becomes 8x32x32,8x64x64.", "N")] = None
+    path: Annotated[str | None, _flag("Probability path: what lies between noise and data.", "NAME")] = None
     backbone: Annotated[str | None, _flag("The network.", "NAME")] = None
     schedule: Annotated[str | None, _flag("Stage schedule: how generation visits the stages.", "NAME")] = None
     timestep_sampler: Annotated[str | None, _flag("Timesteps of a training batch.", "NAME")] = None
@@ -63,6 +64,7 @@ KEYS = {
     "decomposition": "decomposition.name",
     "stages": "stages",
     "frames": "frames",
+    "path": "path.name",
     "backbone": "backbone.name",
     "schedule": "stage_schedule.name",
     "timestep_sampler": "timestep_sampler.name",

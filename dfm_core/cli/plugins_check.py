@@ -31,7 +31,8 @@ def check(
 ) -> None:
     """Judge a component by the laws of its kind.
 
-    Then a small model is made with it, trained for 30 steps and sampled. The exit code is 1 if a law is broken.
+    Then, if it is part of one, a small model is made with it, trained for 30 steps and sampled. The exit code is 1 if a
+    law is broken.
     """
     options = read_options(set or [])
 
@@ -44,11 +45,13 @@ def check(
     if not json:
         print_results(f"Laws for the {subject.title} {name}", laws)
         print(flush=True)
-    info("making a small model with it …")
-    composition = check_composition(name, kind=subject.kind, options=options)
+    composition: Sequence[LawResult] = ()
+    if subject.resolved.kind.part_of_run:
+        info("making a small model with it …")
+        composition = check_composition(name, kind=subject.kind, options=options)
     if json:
         print_json(as_data(subject, laws, composition))
-    else:
+    elif composition:
         print_results(f"Laws for a model with {name}", composition)
     broken = [result for result in (*laws, *composition) if result.state == "broken"]
     if output_options().debug:

@@ -10,14 +10,14 @@ from dfm_core.config.run_config import RunConfig, expand_choice
 from dfm_core.config.settings import Section
 from dfm_core.config.yaml_text import parse_yaml
 from dfm_core.errors import ConfigError
-from dfm_core.plugins.kinds import KINDS
+from dfm_core.plugins.kinds import RUN_KINDS
 
 _SECTIONS = {
     name
     for name, info in RunConfig.model_fields.items()
     if isinstance(info.annotation, type) and issubclass(info.annotation, Section)
 }
-_OPTIONS = {f"{kind}.options": kind for kind in KINDS}
+_OPTIONS = {f"{kind}.options": kind for kind in RUN_KINDS}
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Layer:
 
     def put(self, key: str, value: object, origin: str, soft: bool = False) -> None:
         """Set a dotted key. A mapping is laid over what is there; an empty one as a component's options replaces it."""
-        if key in KINDS:
+        if key in RUN_KINDS:
             value = expand_choice(value)
         if key in _OPTIONS and isinstance(value, Mapping):
             self.whole.add(_OPTIONS[key])
@@ -110,7 +110,7 @@ def merge(layers: Iterable[Layer]) -> dict[str, Leaf]:
     """
     merged: dict[str, Leaf] = {}
     for layer in layers:
-        for kind in KINDS:
+        for kind in RUN_KINDS:
             _change_component(merged, layer, kind)
         for key, leaf in layer.leaves.items():
             set_leaf(merged, key, leaf)

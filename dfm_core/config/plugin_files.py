@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from dfm_core.config.run_config import RecordedFile, RunConfig
 from dfm_core.errors import ConfigError, PluginError
-from dfm_core.plugins.kinds import KINDS
+from dfm_core.plugins.kinds import RUN_KINDS
 from dfm_core.plugins.plugin_file import PluginFile, short_hash
 from dfm_core.plugins.registry import OBJECT_PREFIX, Registry
 
@@ -14,7 +14,7 @@ KEY = "plugin_files"
 
 
 def with_plugin_files(
-    config: RunConfig, registry: Registry, kinds: Iterable[str] = KINDS
+    config: RunConfig, registry: Registry, kinds: Iterable[str] = RUN_KINDS
 ) -> tuple[RunConfig, tuple[str, ...]]:
     """Record the files that supply components of a configuration, and compare them with those that it recorded.
 
@@ -24,7 +24,7 @@ def with_plugin_files(
     recorded, needed = config.plugin_files, set(kinds)
     records: dict[str, RecordedFile] = {}
     warnings: list[str] = []
-    for kind in KINDS:
+    for kind in RUN_KINDS:
         namespace = namespace_of(config.component(kind).name)
         before = recorded.get(namespace)
         now = registry.plugin(namespace) if namespace else None
@@ -60,7 +60,7 @@ def namespace_of(name: str) -> str:
 
 def _missing(config: RunConfig, kind: str, before: RecordedFile) -> str:
     return (
-        f"{KINDS[kind].title} {config.component(kind).name!r} was made with the plugin file {before.path} "
+        f"{RUN_KINDS[kind].title} {config.component(kind).name!r} was made with the plugin file {before.path} "
         f"({short_hash(before.sha256)}), which is loaded only when it is given: add `--plugin {before.path}`, or the "
         "path where it lies now under the same name (in Python: registry=Registry.discover(files=[…]))"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,13 @@ from dfm_core.config.plugin_files import KEY as PLUGIN_FILES
 from dfm_core.config.plugin_files import check_workers, with_plugin_files
 from dfm_core.config.run_config import RunConfig
 from dfm_core.config.yaml_text import read_mapping, write_yaml
-from dfm_core.errors import PluginError, UnknownComponentError
-from dfm_core.plugins.kinds import KINDS
+from dfm_core.errors import ConfigError, PluginError, UnknownComponentError
+from dfm_core.plugins.kinds import RUN_KINDS
 from dfm_core.plugins.registry import OBJECT_PREFIX, Registry, default_registry
 from dfm_core.plugins.validation import origin_of, validate
 
+PRESET = "preset"
+"""Key of a file or preset that names presets to stand on."""
 DEFAULTS = "defaults"
 ACCELERATOR_DEFAULTS = "defaults-accelerator"
 DATA_DEFAULTS = "defaults-data"
@@ -35,22 +37,39 @@ class Flag:
 
 
 @dataclass(frozen=True)
+class Level:
+    """Values, nested or by dotted key, as a file holds them.
+
+    origin: names their place in errors. soft: defaults, which go without a word where another component is chosen.
+    """
+
+    values: Mapping[str, Any]
+    origin: str = "argument"
+    soft: bool = False
+
+
+@dataclass(frozen=True)
 class ConfigRequest:
     """What a user asked for, before it is checked. Later fields win over earlier ones.
 
+    Presets, files and levels may say `preset`: a name, or several, of presets that they stand on.
+
     base: config.yaml of a run that goes on; it stands in place of the defaults. accelerator: whether a GPU will do the
-    work. data: whether a path to data was given, which chooses the data set that reads one. presets: names.
-    files: YAML. settings: KEY=VALUE. flags: of the command line. values: nested, from Python.
+    work. data: whether a path to data was given, which chooses the data set that reads one. below: levels under all
+    that follows. presets: names. files: YAML. settings: KEY=VALUE. flags: of the command line. values: nested, from
+    Python. above: levels over all else.
     """
 
     base: Path | None = None
     accelerator: bool = False
     data: bool = False
+    below: tuple[Level, ...] = ()
     presets: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     settings: tuple[str, ...] = ()
     flags: tuple[Flag, ...] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
+    above: tuple[Level, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,7 +103,7 @@ def resolve_config(request: ConfigRequest | None = None, registry: Registry | No
 def with_option_defaults(config: RunConfig, registry: Registry, origins: Mapping[str, str] | None = None) -> RunConfig:
     """Check each component's options by its own model, and fill in their defaults."""
     choices = {}
-    for kind in KINDS:
+    for kind in RUN_KINDS:
         choice = config.component(kind)
         if choice.name.startswith(OBJECT_PREFIX):
             continue  # whoever made it checked its options
@@ -107,6 +126,12 @@ def read_config(path: Path, registry: Registry | None = None) -> ResolvedConfig:
     return resolve_config(ConfigRequest(base=path), registry)
 
 
+def missing_kinds(written: Mapping[str, Any], registry: Registry) -> dict[str, Any]:
+    """Return the default components of kinds that a recorded configuration lacks: it is older than these kinds."""
+    defaults = read_mapping(registry.preset(DEFAULTS), f"{DEFAULTS} preset")
+    return {kind: defaults[kind] for kind in RUN_KINDS if kind not in written and kind in defaults}
+
+
 def flatten(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     """Nested values by dotted key; an empty mapping is a value."""
     flat: dict[str, Any] = {}
@@ -123,32 +148,46 @@ def _complete(origins: Mapping[str, str], config: RunConfig) -> dict[str, str]:
         if kind == PLUGIN_FILES and rest:
             complete[key] = GIVEN_FILE
             continue
-        default = OPTION_DEFAULT if kind in KINDS and rest.startswith("options.") else DEFAULT
+        default = OPTION_DEFAULT if kind in RUN_KINDS and rest.startswith("options.") else DEFAULT
         complete[key] = origin_of(key, origins) or default
     return complete
 
 
 def _layers(request: ConfigRequest, registry: Registry) -> list[Layer]:
     if request.base is not None:
-        layers = [_file_layer(request.base)]
+        written = read_mapping(request.base, f"file {request.base}")
+        later = Layer.of(missing_kinds(written, registry), f"{DEFAULTS} preset", soft=True)
+        layers = [later, Layer.of(written, f"file {request.base}")]
     else:
         wanted = {DEFAULTS: True, ACCELERATOR_DEFAULTS: request.accelerator, DATA_DEFAULTS: request.data}
-        layers = [_preset_layer(name, registry, soft=True) for name, used in wanted.items() if used]
-    layers += [_preset_layer(name, registry) for name in request.presets]
-    layers += [_file_layer(path) for path in request.files]
+        layers = [layer for name, used in wanted.items() if used for layer in _preset_layers(name, registry, soft=True)]
+    files = [Level(read_mapping(path, f"file {path}"), f"file {path}") for path in request.files]
+    layers += [layer for level in request.below for layer in _level_layers(level, registry)]
+    layers += [layer for name in request.presets for layer in _preset_layers(name, registry)]
+    layers += [layer for level in files for layer in _level_layers(level, registry)]
     # One layer: `--decomposition x --set decomposition.options.y=1` belong together, in any order.
     command_line = Layer()
     command_line.put_settings(request.settings)
     for flag in request.flags:
         command_line.put(flag.key, flag.value, f"{flag.flag} flag")
-    return [*layers, command_line, Layer.of(request.values, "argument")]
+    layers += [command_line, Layer.of(request.values, "argument")]
+    return layers + [layer for level in request.above for layer in _level_layers(level, registry)]
 
 
-def _file_layer(path: Path) -> Layer:
-    origin = f"file {path}"
-    return Layer.of(read_mapping(path, origin), origin)
+def _level_layers(level: Level, registry: Registry, inside: tuple[str, ...] = ()) -> Iterator[Layer]:
+    """Layers of the presets that a level stands on, then its own. inside: names of presets that this is read for."""
+    names = level.values.get(PRESET) or ()
+    names = (names,) if isinstance(names, str) else names
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{PRESET}: expected the name of a preset, or a list of them, got {names!r} ({level.origin})")
+    for name in names:
+        if name in inside:
+            raise ConfigError(f"presets stand on each other in a circle: {' on '.join((*inside, name))}")
+        yield from _preset_layers(name, registry, level.soft, inside)
+    yield Layer.of({key: value for key, value in level.values.items() if key != PRESET}, level.origin, level.soft)
 
 
-def _preset_layer(name: str, registry: Registry, soft: bool = False) -> Layer:
+def _preset_layers(name: str, registry: Registry, soft: bool = False, inside: tuple[str, ...] = ()) -> Iterator[Layer]:
     origin = f"{name} preset" if soft else f"preset {name}"
-    return Layer.of(read_mapping(registry.preset(name), origin), origin, soft)
+    level = Level(read_mapping(registry.preset(name), origin), origin, soft)
+    return _level_layers(level, registry, (*inside, name))

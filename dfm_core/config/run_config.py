@@ -17,7 +17,7 @@ from dfm_core.config.settings import (
     TrainingSettings,
 )
 from dfm_core.config.sizes import Size, parse_stages, with_frames
-from dfm_core.plugins.kinds import KINDS
+from dfm_core.plugins.kinds import RUN_KINDS
 
 
 def expand_choice(value: object) -> object:
@@ -55,7 +55,7 @@ _CHOICE = Annotated[ComponentChoice, BeforeValidator(expand_choice)]
 _Components: type[Section] = create_model(
     "_Components",
     __base__=Section,
-    **cast(Any, {name: (_CHOICE, Field(description=f"The {kind.title}.")) for name, kind in KINDS.items()}),
+    **cast(Any, {name: (_CHOICE, Field(description=f"The {kind.title}.")) for name, kind in RUN_KINDS.items()}),
 )
 
 

@@ -78,6 +78,7 @@ class LoggingSettings(Section):
     checkpoint_every: int = Field(1000, ge=0, description="Steps between checkpoints.")
     async_checkpoints: bool = Field(True, description="Write the checkpoints on the way while training goes on.")
     keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints that are kept.")
+    checkpoint_steps: tuple[int, ...] = Field((), description="Steps with a checkpoint besides, which is kept.")
     sample_every: int = Field(1000, ge=0, description="Steps between sample grids.")
     validation_every: int = Field(
         1000, ge=0, description="Steps between validation losses, where the data has a split."

@@ -79,7 +79,7 @@ def depends_on_time(backbone: Backbone, seed: int = 0) -> Measurement:
     return large_change(min(changes), "the velocities do not depend on the timestep of every stage; embed t")
 
 
-@law("backbone")
+@law("backbone", requires="joint_stages")
 def depends_on_visible_stages(backbone: Backbone, seed: int = 0) -> Measurement:
     """How many stages are visible changes the velocities of the stages that stay visible."""
     network, generator = prepared(backbone, seed, "stage")

@@ -13,6 +13,8 @@ from dfm_core.interfaces.autoencoder import AutoencoderFacts
 from dfm_core.interfaces.backbone import BackboneFacts
 from dfm_core.interfaces.dataset import DatasetFacts
 from dfm_core.interfaces.decomposition import DecompositionFacts
+from dfm_core.interfaces.metric import MetricFacts
+from dfm_core.interfaces.path import PathFacts
 from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageScheduleFacts
 from dfm_core.interfaces.timestep_sampler import TimestepSamplerFacts
 from dfm_core.plugins.specs import ComponentSpec
@@ -124,6 +126,20 @@ def _sampler_cases() -> list[Case]:
     ]
 
 
+def _path_cases() -> list[Case]:
+    # Each stage twice the size of the one before: most paths take these, and some nothing else.
+    return [
+        Case(
+            f"{_count(number, 'stage')}, {'whole pictures' if whole else 'residuals'}",
+            PathFacts(_layout(*((1, 16 >> s, 16 >> s) for s in reversed(range(number)))), (1.0,) * number, whole),
+            (_smooth_images(),),
+            number > 1,
+        )
+        for number in (1, 2, 3)
+        for whole in (True, False)
+    ]
+
+
 def _backbone_cases() -> list[Case]:
     # One level of a two-dimensional transform: nine bands of 8×8 are the details of a 16×16 preview.
     coefficients = (StageShape((8, 8), (3, 8, 8)), StageShape((16, 16), (9, 8, 8)))
@@ -160,6 +176,14 @@ def _autoencoder_cases() -> list[Case]:
     ]
 
 
+def _metric_cases() -> list[Case]:
+    classes = ("first", "second")
+    return [
+        Case("32x32, 2 classes", MetricFacts((32, 32), 3, classes)),
+        Case("18x24, no classes", MetricFacts((18, 24), 3)),
+    ]
+
+
 def _dataset_cases() -> list[Case]:
     return [
         Case(format_size(size), DatasetFacts(size, "train", 0), clips=len(size) == 3)
@@ -171,15 +195,27 @@ _CASES: dict[str, Callable[[], Sequence[Case]]] = {
     "dataset": _dataset_cases,
     "autoencoder": _autoencoder_cases,
     "decomposition": _decomposition_cases,
+    "path": _path_cases,
     "stage_schedule": _schedule_cases,
     "timestep_sampler": _sampler_cases,
     "backbone": _backbone_cases,
+    "metric": _metric_cases,
 }
 
 
 def _images(size: Size, channels: int, dtype: torch.dtype) -> Tensor:
     noise = torch.rand(2, channels, *size, generator=derive_generator(0, "conformance", "images"), dtype=torch.float64)
     return (2 * noise - 1).to(dtype)
+
+
+def _smooth_images() -> Tensor:
+    """(1024, 1, 16, 16) float64: noise of every size, so that each downsampled picture has something of its own."""
+    generator = derive_generator(0, "conformance", "paths")
+    sizes = (2, 4, 8, 16)
+    parts = (torch.randn(1024, 1, size, size, generator=generator, dtype=torch.float64) for size in sizes)
+    return 0.4 * torch.stack(
+        [part.repeat_interleave(16 // n, 2).repeat_interleave(16 // n, 3) for n, part in zip(sizes, parts, strict=True)]
+    ).sum(0)
 
 
 def _layout(*shapes: tuple[int, ...]) -> StageLayout:

@@ -64,6 +64,7 @@ __all__ = [
     "the_first_frame_is_a_picture",
     "unaffected_by_autocast",
     "unit_gain",
+    "whole_stages_stand_alone",
     "works_at_other_sizes",
     "wrong_shapes_are_refused",
     "zero_mean_details",
@@ -113,13 +114,31 @@ def accepts_arbitrary_stages(decomposition: Decomposition, x: Tensor) -> Measure
 
 @law("decomposition")
 def gradients_flow(decomposition: Decomposition, x: Tensor) -> Measurement:
-    """Every stage passes gradients to the input, and the recomposed data to every stage."""
+    """Every stage passes gradients to the input, and the recomposed data to every stage that it is made of."""
     leaf = x.detach().clone().requires_grad_()
     for index, stage in enumerate(decomposition.decompose(leaf)):
         check_gradient(stage, leaf, f"from stage {index + 1} to the input of decompose")
     leaves = [stage.detach().clone().requires_grad_() for stage in decomposition.decompose(x)]
     for index, stage in enumerate(leaves):
+        if decomposition.whole_stages and index < len(leaves) - 1:
+            continue
         check_gradient(decomposition.recompose(leaves), stage, f"from the result of recompose to stage {index + 1}")
+    return Measurement()
+
+
+@law("decomposition")
+def whole_stages_stand_alone(decomposition: Decomposition, x: Tensor) -> Measurement:
+    """With several stages, `whole_stages` says truly whether recomposing returns the last of them."""
+    stages = noise_stages(decomposition, x)
+    if len(stages) == 1:
+        return Measurement()
+    result = decomposition.recompose(stages)
+    alone = result.shape == stages[-1].shape and torch.equal(result, stages[-1])
+    if alone != decomposition.whole_stages:
+        raise LawBroken(
+            f"whole_stages is {decomposition.whole_stages}, and recompose {'returns' if alone else 'does not return'} "
+            "the last stage as it is; make the two agree"
+        )
     return Measurement()
 
 

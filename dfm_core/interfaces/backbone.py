@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel
@@ -48,6 +48,9 @@ class Backbone(nn.Module, ABC):
     the noisy stages come in, and the outputs are expected, at a second moment of 1; core makes velocities of them.
     """
 
+    splits_batch: bool = False
+    """Whether samples go different ways by their visible stages, so that a step costs more or less with these."""
+
     def __init__(self, options: BaseModel, facts: BackboneFacts) -> None:
         super().__init__()
         self.options = options
@@ -79,3 +82,10 @@ class Backbone(nn.Module, ABC):
         Default: none; parameters that stages share belong to nobody.
         """
         return ()
+
+    def initial_weights(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the weights of another run (`--init-from`) under the names that they are to have here.
+
+        Those without a counterpart of the same name and shape are left out by core. Default: as they are.
+        """
+        return weights

@@ -38,6 +38,9 @@ class Decomposition(ABC):
     Most decompositions are a `ResidualPyramid` (dfm_core.residual_pyramid): a pair (down, up).
     """
 
+    whole_stages: bool = False
+    """Whether every stage is the whole picture at its size: `recompose` then returns the last of those it is given."""
+
     def __init__(self, options: BaseModel, facts: DecompositionFacts) -> None:
         self.options = options
         self.facts = facts

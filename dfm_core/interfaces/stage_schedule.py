@@ -45,7 +45,8 @@ class ScheduleGrid:
 class StageSchedule(ABC):
     """Decide how the stages move from noise to data.
 
-    Laws: every column starts at 0, never decreases and ends at exactly 1; something moves in every step; a stage that
+    Laws: every column starts at 0, never decreases and ends at exactly 1 (only an option may leave stages out for good:
+    they stay at 0, and the generation ends with the preview of the others); something moves in every step; a stage that
     is not visible keeps its t; with one stage it is a plain grid. A schedule that declares `progressive` starts stage
     s+1 only when stage s has reached its threshold, and its visible stages are a prefix. Options that do not fit the
     number of stages are refused in `__init__`, with ConfigError. A trained model can be given another schedule.

@@ -55,3 +55,11 @@ class TimestepSampler(ABC):
 
         Assembly refuses a schedule that visits a set which is never drawn in training.
         """
+
+    def trained_before(self) -> frozenset[tuple[bool, ...]]:
+        """Return sets of visible stages that are left to the training of the weights with which this one begins.
+
+        A schedule may visit them although they are never drawn; the run then needs such weights (--init-from). Default:
+        none.
+        """
+        return frozenset()

@@ -2,8 +2,8 @@
 
 A plugin is a module with the literal `DFM_PLUGIN_API = 1` (`API_VERSION`, the version it was written for) and, marked
 with `@hookimpl`, functions without arguments that list specs: one a kind (`dfm_decompositions`, `dfm_stage_schedules`,
-`dfm_timestep_samplers`, `dfm_backbones`, `dfm_autoencoders`, `dfm_datasets`) and `dfm_presets`. It is found as an entry
-point of the group `dfm_core`, whose name is the namespace of its components.
+`dfm_timestep_samplers`, `dfm_paths`, `dfm_backbones`, `dfm_autoencoders`, `dfm_datasets`, `dfm_metrics`) and
+`dfm_presets`. It is found as an entry point of the group `dfm_core`, whose name is the namespace of its components.
 """
 
 from dfm_core.plugins.hookspecs import API_VERSION, hookimpl
@@ -13,7 +13,9 @@ from dfm_core.plugins.specs import (
     ComponentSpec,
     DatasetSpec,
     DecompositionSpec,
+    MetricSpec,
     Options,
+    PathSpec,
     PresetSpec,
     StageScheduleSpec,
     TimeGrid,
@@ -27,7 +29,9 @@ __all__ = [
     "ComponentSpec",
     "DatasetSpec",
     "DecompositionSpec",
+    "MetricSpec",
     "Options",
+    "PathSpec",
     "PresetSpec",
     "StageScheduleSpec",
     "TimeGrid",

@@ -22,7 +22,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 # Also the end of a distribution's name, which packaging tools want to be a letter or a digit.
 _NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_SHORT_FLAGS = {"stage_schedule": "--schedule"}
+_SHORT_FLAGS = {"stage_schedule": "--schedule", "metric": "--metrics"}
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,20 @@ class Scaffold:
 
     @property
     def flag(self) -> str:
-        """Flag of `dfm train` that chooses a component of this kind."""
+        """Flag that chooses a component of this kind."""
         return _SHORT_FLAGS.get(self.kind, f"--{self.kind.replace('_', '-')}")
+
+    @property
+    def use(self) -> str:
+        """Command that uses the component."""
+        command = "train" if KINDS[self.kind].part_of_run else "eval RUN"
+        return f"dfm {command} {self.flag} {self.component}"
+
+    @property
+    def setting(self) -> str:
+        """Value of `--set` that sets an option of the component, in that command."""
+        place = f"{self.kind}.options" if KINDS[self.kind].part_of_run else self.component
+        return f"{place}.NAME=VALUE"
 
     def next_commands(self, folder: Path) -> list[str]:
         """What to run once the package lies in `folder`."""
@@ -72,7 +84,7 @@ class Scaffold:
             f"pip install -e {shlex.quote(f'{folder}[test]')}",
             f"dfm plugins check {self.component}",
             f"pytest {shlex.quote(str(folder))}",
-            f"dfm train {self.flag} {self.component}",
+            self.use,
         ]
 
     def render(self) -> dict[str, str]:
@@ -86,7 +98,8 @@ class Scaffold:
             "package": self.package,
             "class_name": self.class_name,
             "component": self.component,
-            "flag": self.flag,
+            "use": self.use,
+            "setting": self.setting,
             "requirement": f"{DISTRIBUTION}{compatible_versions(installed_version())}",
         }
         sources = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -97,10 +97,26 @@ class TimestepSamplerSpec(ComponentSpec):
 
 
 @dataclass(frozen=True)
+class PathSpec(ComponentSpec):
+    """A probability path.
+
+    partners: kind -> component of that kind with which it goes, where the default one does not fit: its name, or a
+    mapping of `name` and `options`.
+    """
+
+    partners: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class BackboneSpec(ComponentSpec):
-    """A backbone. media: what its stages may hold, "image", "video" or both."""
+    """A backbone.
+
+    media: what its stages may hold, "image", "video" or both. joint_stages: stages that are visible together see each
+    other.
+    """
 
     media: frozenset[str] = frozenset({"image"})
+    joint_stages: bool = True
 
 
 @dataclass(frozen=True)
@@ -114,6 +130,19 @@ class AutoencoderSpec(ComponentSpec):
 class DatasetSpec(ComponentSpec):
     """A data set. media: which keys its samples may hold, of "image", "video" and "latent"."""
 
+    media: frozenset[str] = frozenset({"image"})
+
+
+@dataclass(frozen=True)
+class MetricSpec(ComponentSpec):
+    """A metric.
+
+    compares: the samples are measured against a reference, and not on their own. by_default: what is measured when
+    nobody asks; of the built-in ones only. media: what it measures.
+    """
+
+    compares: bool = True
+    by_default: bool = False
     media: frozenset[str] = frozenset({"image"})
 
 

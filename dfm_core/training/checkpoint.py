@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,8 +66,9 @@ def save_checkpoint(
     state: Mapping[str, object],
     keep: int,
     check: Callable[[], None] = lambda: None,
+    kept: Sequence[int] = (),
 ) -> Path:
-    """Write RUN/checkpoints/step_<step>, then delete all but the newest `keep` up to it.
+    """Write RUN/checkpoints/step_<step>, then delete all but the newest `keep` up to it and those of the steps `kept`.
 
     tensors: {"weights": …, "ema": …, "optimizer": …}. state: what else belongs into state.json; tensors there become
     lists. check is called on the way, and what it raises ends the writing. Raises CheckpointError (disk full, no
@@ -87,7 +88,7 @@ def save_checkpoint(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    older = [path for path in list_checkpoints(run) if _step_of(path) <= step]
+    older = [path for path in list_checkpoints(run) if _step_of(path) <= step and _step_of(path) not in kept]
     for path in older[:-keep]:
         _remove(path)
     return final

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,11 +19,15 @@ Groups = Mapping[str, Mapping[str, Tensor]]
 class CheckpointWriter:
     """Write a run's checkpoints one after the other; the periodic ones in a thread, if `in_background`.
 
-    warn: told, in the caller's thread, of a periodic one that could not be written.
+    warn: told, in the caller's thread, of a periodic one that could not be written. kept: steps whose checkpoints stay
+    for good.
     """
 
-    def __init__(self, run: Path, keep: int, in_background: bool, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, run: Path, keep: int, in_background: bool, warn: Callable[[str], None], kept: Sequence[int] = ()
+    ) -> None:
         self._run, self._keep, self._in_background, self._warn = run, keep, in_background, warn
+        self._kept = kept
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._copies = HostCopies()
         self._writing: Future[None] | None = None
@@ -67,7 +71,7 @@ class CheckpointWriter:
         self._copies = HostCopies()
 
     def _write(self, step: int, tensors: Groups, state: Mapping[str, object]) -> None:
-        save_checkpoint(self._run, step, tensors, state, self._keep, self._check)
+        save_checkpoint(self._run, step, tensors, state, self._keep, self._check, self._kept)
         self._written_step = step
 
     def _check(self) -> None:

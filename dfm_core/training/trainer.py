@@ -101,7 +101,11 @@ class Trainer:
             self.parameter_groups,
         )
         self._writer = CheckpointWriter(
-            self.run.path, self.logging.keep_checkpoints, self.logging.async_checkpoints, self.reporter.warn
+            self.run.path,
+            self.logging.keep_checkpoints,
+            self.logging.async_checkpoints,
+            self.reporter.warn,
+            self.logging.checkpoint_steps,
         )
         self._log = StepLog(
             MetricsLog(self.run, self.logging, self.snapshot.get("config"), self._warn),
@@ -169,7 +173,8 @@ class Trainer:
             with self._evaluating():
                 values = self.validate()
             self._log.write(step, {"validation": values})
-        if _due(step, self.logging.checkpoint_every) and step < self.settings.max_steps:
+        wanted = _due(step, self.logging.checkpoint_every) or step in self.logging.checkpoint_steps
+        if wanted and step < self.settings.max_steps:
             self._read_losses()
             self._save(step, self._writer.save)
         if self.on_samples and _due(step, self.logging.sample_every) and not stopping():

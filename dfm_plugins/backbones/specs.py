@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple, Self
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from dfm_core.plugins import BackboneSpec, Options
 
@@ -128,6 +128,20 @@ class VideoDiTOptions(TransformerOptions):
         return self
 
 
+class PyramidDiTOptions(DiTOptions):
+    """Options of `pyramid_dit`."""
+
+    patch_size: int = Field(2, ge=1, description="Patch of every stage: a coarser stage has fewer tokens.")
+
+
+class DiTExpertsOptions(DiTOptions):
+    """Options of `dit_experts`."""
+
+    frozen: tuple[PositiveInt, ...] = Field(
+        (), description="Stages (from 1) whose network is not trained; another run has trained it (--init-from)."
+    )
+
+
 SPECS = [
     BackboneSpec(
         name="dit",
@@ -143,5 +157,20 @@ SPECS = [
         options=VideoDiTOptions,
         reference="Paper section 3.4; Ma et al. 2024 (Latte, interleaved) for factorised attention",
         media=frozenset({"video"}),
+    ),
+    BackboneSpec(
+        name="dit_experts",
+        summary="A diffusion transformer for each stage, which sees the stages before it.",
+        factory="dfm_plugins.backbones.dit_experts:DiTExperts",
+        options=DiTExpertsOptions,
+        reference="Ho et al. 2022, Cascaded Diffusion Models; paper section 4.4",
+    ),
+    BackboneSpec(
+        name="pyramid_dit",
+        summary="One diffusion transformer for stages that are generated alone, each with its own token grid.",
+        factory="dfm_plugins.backbones.pyramid_dit:PyramidDiT",
+        options=PyramidDiTOptions,
+        reference="Jin et al. 2024, Pyramidal Flow Matching",
+        joint_stages=False,
     ),
 ]

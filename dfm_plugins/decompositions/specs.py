@@ -130,4 +130,11 @@ SPECS = [
         zero_mean_details=True,
         media=MEDIA,
     ),
+    DecompositionSpec(
+        name="downsampled",
+        summary="The picture at every size, no residuals: what cascaded models and Pyramidal Flow generate.",
+        factory="dfm_plugins.decompositions.downsampled:Downsampled",
+        reference="Ho et al. 2022, Cascaded Diffusion Models; Jin et al. 2024, Pyramidal Flow Matching",
+        linear=True,
+    ),
 ]

@@ -42,21 +42,30 @@ def resolve_thresholds(thresholds: tuple[float, ...] | None, num_stages: int) ->
     return thresholds
 
 
+def resolve_first_stages(wanted: int | None, num_stages: int) -> int:
+    """Return how many stages are generated; raises ConfigError for more than there are."""
+    if wanted is not None and wanted > num_stages:
+        raise ConfigError(f"stage_schedule.options.first_stages: expected at most {num_stages}, got {wanted}")
+    return num_stages if wanted is None else wanted
+
+
 class ProgressiveSchedule(StageSchedule):
     """In phase k the stages 1…k are visible and stage k goes from 0 to its threshold. Paper figure 2a.
 
     A stage's own progress runs linearly in the step index from 0 to g⁻¹(τ) in its phase, then linearly to 1 at the
     very last step; its t is g of that. At shift 1 this is the paper's grid. A threshold of 1 finishes a stage in its
-    phase; it stays visible.
+    phase; it stays visible. With `first_stages` the generation ends after these; the other stages stay at noise.
     """
 
     options: ProgressiveOptions
 
     def __init__(self, options: ProgressiveOptions, facts: StageScheduleFacts) -> None:
         super().__init__(options, facts)
-        self.steps = resolve_steps(options.steps, facts.num_stages)
-        self.thresholds = resolve_thresholds(options.thresholds, facts.num_stages)
-        self.shifts = resolve_shifts(options.shift, facts)
+        shifts = resolve_shifts(options.shift, facts)
+        self.num_stages = resolve_first_stages(options.first_stages, facts.num_stages)
+        self.steps = resolve_steps(options.steps, self.num_stages)
+        self.thresholds = resolve_thresholds(options.thresholds, self.num_stages)
+        self.shifts = shifts[: self.num_stages]
 
     def grid(self) -> ScheduleGrid:
         """Return the timesteps: sum of the steps + 1 rows, exact at 0, at each threshold and at 1."""
@@ -65,6 +74,10 @@ class ProgressiveSchedule(StageSchedule):
         columns = [
             self._column(*phase) for phase in zip(starts, stops, (*self.thresholds, 1.0), self.shifts, strict=True)
         ]
+        # A stage that is left out never starts.
+        left_out = self.facts.num_stages - self.num_stages
+        columns += [np.zeros(stops[-1] + 1)] * left_out
+        starts += [stops[-1]] * left_out
         visible = np.arange(stops[-1])[:, None] >= np.array(starts)
         return ScheduleGrid(torch.from_numpy(np.stack(columns, axis=1)), torch.from_numpy(visible))
 

@@ -51,6 +51,17 @@ class ProgressiveOptions(Options):
         description="Spacing of each stage: auto (from its root mean square), linear (1), one number for all stages "
         "or one for each; below 1 the steps are finer near the data.",
     )
+    first_stages: StepCount | None = Field(
+        None, description="Generate the first so many stages only, for a run that trains no others; null: all."
+    )
+
+
+class ConsecutiveOptions(Options):
+    """Options of the consecutive schedule."""
+
+    steps: Annotated[tuple[StepCount, ...] | None, BeforeValidator(listed)] = Field(
+        None, description="Solver steps of each stage, coarse to fine; by default 40 in all, spread evenly."
+    )
 
 
 class SimultaneousOptions(Options):
@@ -77,6 +88,13 @@ SPECS = [
         options=ProgressiveOptions,
         reference=f"{PAPER}, figure 2a; the spacing of each stage is this framework's",
         progressive=True,
+    ),
+    StageScheduleSpec(
+        name="consecutive",
+        summary="One stage at a time, each from 0 to 1; goes with the consecutive sampler.",
+        factory="dfm_plugins.stage_schedules.consecutive:ConsecutiveSchedule",
+        options=ConsecutiveOptions,
+        reference="Jin et al. 2024, Pyramidal Flow Matching",
     ),
     StageScheduleSpec(
         name="simultaneous",

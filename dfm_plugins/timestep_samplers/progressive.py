@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from dfm_core.interfaces.timestep_sampler import TimestepDraw, TimestepSampler, TimestepSamplerFacts
@@ -31,7 +33,7 @@ class ProgressiveSampler(TimestepSampler):
         self._parameters = [resolve_per_stage(getattr(options, name), facts.num_stages, name) for name in names]
 
     def sample(self, batch_size: int, generator: torch.Generator) -> TimestepDraw:
-        """Draw for `batch_size` samples; all active stages are trained."""
+        """Draw for `batch_size` samples; all active stages are trained, or the current one alone."""
         draws = 1 if self.options.draw == "batch" else batch_size
         current = draw_index(self._probabilities, draws, generator).expand(batch_size)
         normal = torch.randn(batch_size, self.facts.num_stages, generator=generator)
@@ -39,8 +41,20 @@ class ProgressiveSampler(TimestepSampler):
         current_location, current_scale, earlier_location, earlier_scale = self._parameters
         location = torch.where(is_current, current_location, earlier_location)
         scale = torch.where(is_current, current_scale, earlier_scale)
-        return prefix_draw(torch.sigmoid(location + scale * normal), current)
+        draw = prefix_draw(torch.sigmoid(location + scale * normal), current)
+        return draw if self.options.earlier_stages == "trained" else replace(draw, trained=draw.visible & is_current)
 
     def visible_probabilities(self) -> dict[tuple[bool, ...], float]:
         """`stage_probs`, by set."""
         return prefix_probabilities(self._probabilities)
+
+    def trained_before(self) -> frozenset[tuple[bool, ...]]:
+        """Sets of which another training has taken care, where earlier stages are given."""
+        if self.options.earlier_stages == "trained":
+            return frozenset()
+        num_stages = self.facts.num_stages
+        return frozenset(
+            tuple(stage <= current for stage in range(num_stages))
+            for current, probability in enumerate(self._probabilities)
+            if probability == 0
+        )

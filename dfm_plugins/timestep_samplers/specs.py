@@ -45,6 +45,11 @@ class ProgressiveOptions(Options):
     draw: Literal["sample", "batch"] = Field(
         "sample", description="Draw the number of active stages for each sample, or once for the whole batch."
     )
+    earlier_stages: Literal["trained", "given"] = Field(
+        "trained",
+        description="given: earlier stages condition the current one and have no loss; those that are never current "
+        "are known to the weights with which the run begins (--init-from).",
+    )
 
 
 class TiedOptions(Options):
@@ -52,6 +57,16 @@ class TiedOptions(Options):
 
     location: Finite = Field(0.0, description="Mean of the logit of t.")
     scale: Scale = Field(1.0, description="Deviation of the logit of t.")
+
+
+class ConsecutiveOptions(Options):
+    """Options of the consecutive sampler."""
+
+    stage_probs: Annotated[tuple[Probability, ...] | None, BeforeValidator(split)] = Field(
+        None,
+        description="Probability of each stage, adding up to 1; null: 1:1 for two stages, 1:2:1 for three, the first "
+        "and the last half as often as the others.",
+    )
 
 
 class TrajectoryOptions(Options):
@@ -88,6 +103,13 @@ SPECS = [
         summary="Any number of active stages, each at a uniform t of its own.",
         factory="dfm_plugins.timestep_samplers.uniform:UniformSampler",
         reference="none: the least that a sampler can assume",
+    ),
+    TimestepSamplerSpec(
+        name="consecutive",
+        summary="One stage at a time, at a uniform t; goes with the consecutive schedule.",
+        factory="dfm_plugins.timestep_samplers.consecutive:ConsecutiveSampler",
+        options=ConsecutiveOptions,
+        reference="Jin et al. 2024, Pyramidal Flow Matching; paper appendix B",
     ),
     TimestepSamplerSpec(
         name="trajectory",

@@ -25,6 +25,37 @@ FLAGS = {
         *("--num", "--batch-size", "--label", "--cfg", "--steps", "--thresholds", "--solver", "--seed", "--previews"),
         *("--animate", "--output", "--json", "--schedule"),
     },
+    "eval": {
+        *(
+            "--samples",
+            "--reference",
+            "--metrics",
+            "--set",
+            "--num",
+            "--reference-num",
+            "--split",
+            "--cfg",
+            "--schedule",
+        ),
+        *(
+            "--steps",
+            "--thresholds",
+            "--solver",
+            "--seed",
+            "--batch-size",
+            "--output",
+            "--cache",
+            "--workers",
+            "--device",
+        ),
+        *("--nproc", "--json"),
+    },
+    "compare": {"--output", "--seeds", "--only", "--device", "--dry-run", "--json"},
+    "ablate": CONFIGURATION
+    | {
+        *("--sweep", "--together", "--reference", "--seeds", "--only", "--metrics", "--num", "--points", "--cfg"),
+        *("--any-calls", "--dry-run", "--json"),
+    },
     "encode": CONFIGURATION | {"--split", "--precision", "--flip", "--shard-size", "--nproc", "--json"},
     "decompose": CONFIGURATION | {"--json"},
     "schedule": CONFIGURATION | {"--steps", "--thresholds", "--plot", "--json"},
@@ -40,14 +71,14 @@ FLAGS = {
 }
 """What must be there; there may be more."""
 ARGUMENTS = {
-    **{"sample": ["run"], "encode": ["images"], "decompose": ["photo"], "export": ["run", "target"]},
-    **{"runs": ["folder"], "plot": ["runs"]},
+    **{"sample": ["run"], "eval": ["run"], "encode": ["images"], "decompose": ["photo"], "export": ["run", "target"]},
+    **{"runs": ["folder"], "plot": ["runs"], "compare": ["file"], "ablate": ["file"]},
     **{"plugins new": ["namespace"], "plugins check": ["name"], "plugins show": ["name"]},
 }
 EVERYWHERE = {"--debug", "--quiet", "--plugin", "--no-plugins"}
 VALUELESS = {"--compile", "--previews", "--animate", "--dry-run", "--flip", "--log", "--json", "--debug", "--quiet"}
-VALUELESS |= {"--no-plugins", "--load"}
-REPEATED = {"--config", "--preset", "--set", "--plugin"}
+VALUELESS |= {"--no-plugins", "--load", "--together", "--any-calls"}
+REPEATED = {"--config", "--preset", "--set", "--plugin", "--sweep", "--only"}
 
 
 def parameters(name: str) -> dict[str, object]:

@@ -81,6 +81,12 @@ def test_newest_are_kept(tmp_path: Path) -> None:
     assert load_newest(tmp_path)[0].step == 100000000
 
 
+def test_those_of_chosen_steps_are_kept_besides(tmp_path: Path) -> None:
+    for step in range(1, 8):
+        save_checkpoint(tmp_path, step, tensors(), {"snapshot": {}}, 2, kept=(2, 3))
+    assert [path.name[-1] for path in list_checkpoints(tmp_path)] == ["2", "3", "6", "7"]
+
+
 def test_older_ones_stay_until_the_new_one_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, 1, keep=1)
 

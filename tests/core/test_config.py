@@ -16,7 +16,7 @@ from dfm_core.config.yaml_text import parse_yaml, write_yaml
 from dfm_core.errors import ConfigError, UnknownComponentError
 from dfm_core.plugins import ComponentSpec, Options, PresetSpec
 from dfm_core.plugins.discovery import BUILTIN, Claim, PluginInfo, PluginRecord, PluginState
-from dfm_core.plugins.kinds import KINDS
+from dfm_core.plugins.kinds import RUN_KINDS
 from dfm_core.plugins.registry import Registry
 
 
@@ -39,6 +39,7 @@ SPECS: dict[str, dict[str, type[Options]]] = {
     "dataset": {"dots": Options, "files": PathOptions},
     "autoencoder": {"none": Options},
     "decomposition": {"blur": BlurOptions, "band": BandOptions},
+    "path": {"road": Options},
     "stage_schedule": {"line": Options},
     "timestep_sampler": {"dice": Options},
     "backbone": {"mlp": BandOptions, "cnn": BlurOptions},
@@ -49,6 +50,7 @@ stages: [8, 16]
 dataset: dots
 autoencoder: none
 decomposition: blur
+path: road
 stage_schedule: line
 timestep_sampler: dice
 backbone: mlp
@@ -177,7 +179,7 @@ def test_yaml_errors_name_the_place() -> None:
 def test_defaults_are_complete(registry: Registry) -> None:
     config, origins = (result := resolved(registry)).config, result.origins
     assert config.stages == ((8, 8), (16, 16))
-    assert {kind: config.component(kind).name for kind in KINDS}["decomposition"] == "blur"
+    assert {kind: config.component(kind).name for kind in RUN_KINDS}["decomposition"] == "blur"
     assert config.component("decomposition").options == {"width": 1.5, "shape": "box"}
     assert config.component("backbone").options == {"bands": [1, 2]}
     assert origins["stages"] == "defaults preset"
@@ -200,7 +202,7 @@ def test_each_layer_covers_the_ones_below(registry: Registry, tmp_path: Path) ->
     training = result.config.training
     assert (training.learning_rate, training.max_steps, training.batch_size, training.warmup_steps) == (1e-2, 4, 7, 8)
     assert {key: result.origins[key] for key in result.origins if result.origins[key] not in ("default",)} == {
-        **dict.fromkeys(("stages", *(f"{kind}.name" for kind in KINDS)), "defaults preset"),
+        **dict.fromkeys(("stages", *(f"{kind}.name" for kind in RUN_KINDS)), "defaults preset"),
         "decomposition.options.width": "preset thin",
         "decomposition.options.shape": "default of the component's option",
         "backbone.options.bands": "default of the component's option",

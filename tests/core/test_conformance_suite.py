@@ -45,7 +45,11 @@ from dfm_plugins.stage_schedules.specs import ProgressiveOptions
 
 pytest_plugins = "pytester"
 
-QUICK: dict[str, dict[str, object]] = {key: {"depth": 1, "width": 16, "heads": 1} for key in ("dit", "video_dit")}
+QUICK: dict[str, dict[str, object]] = {
+    **{key: {"depth": 1, "width": 16, "heads": 1} for key in ("dit", "video_dit")},
+    **{"fd": {"steps": 5, "resamples": 3}, "precision_recall": {"steps": 5}},
+    **{"swd": {"patches": 8, "directions": 32}, "spectrum": {"resamples": 3}},
+}
 BUILT_IN = [(kind, name) for kind, name in built_in() if name == "folder" or not needs_files(kind, name)]
 """The others read files of more elaborate sorts; tests/components holds them against the same laws."""
 

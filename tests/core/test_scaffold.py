@@ -18,7 +18,7 @@ from dfm_core.conformance import check_component
 from dfm_core.errors import ConfigError, DFMError, UsageError
 from dfm_core.interfaces.stage_schedule import StageScheduleFacts
 from dfm_core.plugins.discovery import DISTRIBUTION, PluginState, installed_version
-from dfm_core.plugins.kinds import KINDS
+from dfm_core.plugins.kinds import KINDS, RUN_KINDS
 from dfm_core.plugins.registry import Registry
 from dfm_core.plugins.scaffold import TEMPLATES, Scaffold, compatible_versions
 
@@ -111,6 +111,7 @@ def test_plugin_loads(kind: str, registry: Registry, folders: dict[str, Path]) -
         ("stage_schedule", {"steps": 250, "power": 4}),
         ("timestep_sampler", {"first_stage": 0.1}),
         ("backbone", {"width": 2, "depth": 1}),
+        ("metric", {"bins": 3}),
     ],
 )
 def test_component_holds_the_laws_of_its_kind(kind: str, options: dict[str, object], registry: Registry) -> None:
@@ -154,9 +155,11 @@ def test_code_passes_the_linter_and_is_formatted(folders: dict[str, Path], tmp_p
 def test_every_kind_has_its_templates_and_flag() -> None:
     assert {path.name for path in TEMPLATES.iterdir()} == {*KINDS, "package"}
     flags = {key: f"--{field.replace('_', '-')}" for field, key in KEYS.items()}
-    assert {kind: scaffold.flag for kind, scaffold in SCAFFOLDS.items()} == {
-        kind: flags[f"{kind}.name"] for kind in KINDS
+    assert {kind: SCAFFOLDS[kind].use for kind in RUN_KINDS} == {
+        kind: f"dfm train {flags[f'{kind}.name']} {SCAFFOLDS[kind].component}" for kind in RUN_KINDS
     }
+    assert SCAFFOLDS["metric"].use == "dfm eval RUN --metrics lab-metric/steerable_pyramid"
+    assert SCAFFOLDS["metric"].setting == "lab-metric/steerable_pyramid.NAME=VALUE"
 
 
 @pytest.mark.parametrize(

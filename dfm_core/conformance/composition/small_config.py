@@ -118,14 +118,17 @@ class SmallConfig:
         assembler = Assembler(config, self._registry)
         dataset = assembler.dataset()
         autoencoder = assembler.autoencoder(dataset.channels, torch.device("cpu"))
-        layout = stage_layout(assembler.decomposition(autoencoder))
+        decomposition = assembler.decomposition(autoencoder)
+        layout = stage_layout(decomposition)
         assembler.backbone(layout, describe_data(dataset))
         grid = assembler.make("stage_schedule", StageScheduleFacts(len(layout), (1.0,) * len(layout))).grid()
+        assembler.path(decomposition, (1.0,) * len(layout)).check_grid(grid)
         return Parts(config, grid, assembler.make("timestep_sampler", TimestepSamplerFacts(len(layout), grid)))
 
     def _config(self, stages: object, partners: Partners) -> RunConfig:
         subject = self._subject
         values = {
+            **getattr(subject.resolved.spec, "partners", {}),
             **self._partners,
             **partners,
             subject.kind: {"name": subject.resolved.name, "options": subject.options.model_dump(mode="json")},

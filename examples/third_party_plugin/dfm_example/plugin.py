@@ -1,4 +1,4 @@
-"""The plugin: names, options and addresses of six components. Imports no torch, so that listing it costs nothing.
+"""The plugin: names, options and addresses of its components. Imports no torch, so that listing it costs nothing.
 
 The entry point in pyproject.toml names this module. A component's own module is imported when the component is used.
 """
@@ -12,6 +12,7 @@ from dfm_core.plugins import (
     BackboneSpec,
     DatasetSpec,
     DecompositionSpec,
+    MetricSpec,
     Options,
     StageScheduleSpec,
     TimestepSamplerSpec,
@@ -93,6 +94,13 @@ class OrthogonalOptions(Options):
 
     patch: int = Field(2, ge=1, description="Edge of the patches that become one latent each.")
     seed: int = Field(0, ge=0, description="Of the random rotation. Another seed is another latent space.")
+
+
+class KernelDistanceOptions(Options):
+    """Options of `example/kernel_distance`."""
+
+    side: int = Field(8, ge=1, le=64, description="Height and width to which images are shrunk.")
+    images: int | None = Field(5_000, ge=2, description="Most images of either set; null: all.")
 
 
 class TextOptions(Options):
@@ -180,6 +188,20 @@ def dfm_autoencoders() -> list[AutoencoderSpec]:
             factory="dfm_example.orthogonal:Orthogonal",
             options=OrthogonalOptions,
             reference="QR of a Gaussian matrix: Mezzadri 2007",
+        )
+    ]
+
+
+@hookimpl
+def dfm_metrics() -> list[MetricSpec]:
+    """List the metrics."""
+    return [
+        MetricSpec(
+            name="kernel_distance",
+            summary="Kernel distance (MMD) of shrunken images; around 0 for two draws from one source.",
+            factory="dfm_example.kernel_distance:KernelDistance",
+            options=KernelDistanceOptions,
+            reference="Gretton et al. 2012; kernel and estimator of KID, Bińkowski et al. 2018",
         )
     ]
 

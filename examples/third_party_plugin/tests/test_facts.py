@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from dfm_example.beta import draw_beta
 from dfm_example.cosine import CosineSchedule
+from dfm_example.kernel_distance import kernel, mean_of_pairs
 from dfm_example.orthogonal import Orthogonal
 from dfm_example.plugin import (
     BetaOptions,
@@ -109,6 +110,17 @@ def test_text_is_written_anew_in_every_epoch_of_training_only() -> None:
     assert torch.equal(image("validation", 0), image("validation", 1))
     with pytest.raises(ValidationError, match="more than once: a"):
         TextOptions(words=("a", "b", "a"))
+
+
+def test_the_kernel_distance_of_two_draws_from_one_source_is_zero_on_average() -> None:
+    """1-D normal numbers: the estimate is unbiased, so its mean over many small pairs of sets is near 0."""
+    generator = torch.Generator().manual_seed(0)
+    estimates = []
+    for _ in range(400):
+        x, y = (torch.randn(8, 1, dtype=torch.float64, generator=generator) for _ in range(2))
+        estimates.append(mean_of_pairs(kernel(x, x)) + mean_of_pairs(kernel(y, y)) - 2 * kernel(x, y).mean())
+    found = torch.stack(estimates)
+    assert abs(float(found.mean())) < 4 * float(found.std()) / 20
 
 
 def test_stages_of_one_size_share_a_level() -> None:

@@ -257,6 +257,10 @@ class NeedsSeveralFrames(GoodCausal):
         return super().decompose(x)
 
 
+class ClaimsWholeStages(Good):
+    whole_stages = True
+
+
 BROKEN = {
     "shapes_as_declared": DeclaresOtherShapes,
     "perfect_reconstruction": LosesASign,
@@ -268,6 +272,7 @@ BROKEN = {
     "repeatable": DrawsGlobally,
     "samples_are_independent": MixesTheBatch,
     "gradients_flow": Detaches,
+    "whole_stages_stand_alone": ClaimsWholeStages,
     "wrong_shapes_are_refused": RaisesSomethingElse,
     "dtype_follows_the_input": ReturnsSinglePrecision,
     "device_follows_the_input": StaysOnTheCPU,

@@ -73,6 +73,7 @@ SETTINGS: list[Setting] = [
     ("dct", {"block": 4, "time_grid": "auto"}, [*FOURTHS_IN_TIME, ((5, 8, 8), (9, 16, 16))]),
     ("dct", {"block": 4, "domain": "coefficients", "time_grid": "plain"}, [((3, 4, 8), (3, 8, 16)), *FOURTHS_IN_TIME]),
     ("fourier", {"time_grid": "auto"}, [*ON_THEIR_OWN, *IN_TIME, *CAUSAL]),
+    ("downsampled", {}, [*DYADIC, *WIDE, *ANY_RATIO]),
 ]
 
 

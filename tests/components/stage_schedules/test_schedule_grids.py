@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from dfm_core.errors import ConfigError
 from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageScheduleFacts
-from dfm_plugins.stage_schedules import progressive, simultaneous
-from dfm_plugins.stage_schedules.specs import ProgressiveOptions, SimultaneousOptions
+from dfm_plugins.stage_schedules import consecutive, progressive, simultaneous
+from dfm_plugins.stage_schedules.specs import ConsecutiveOptions, ProgressiveOptions, SimultaneousOptions
 
 
 def progressive_grid(num_stages: int, sigmas: Any = None, **options: Any) -> ScheduleGrid:
@@ -173,3 +173,36 @@ def test_values_out_of_range_are_refused(options: Any) -> None:
 def test_simultaneous_refuses_a_number_a_stage() -> None:
     with pytest.raises(ValidationError):
         SimultaneousOptions.model_validate({"steps": [30, 10]})
+
+
+def consecutive_grid(num_stages: int, **options: Any) -> ScheduleGrid:
+    facts = StageScheduleFacts(num_stages, (1.0,) * num_stages)
+    return consecutive.ConsecutiveSchedule(ConsecutiveOptions.model_validate(options), facts).grid()
+
+
+def test_consecutive_stages_run_alone_from_noise_to_data() -> None:
+    grid = consecutive_grid(2, steps=(2, 4))
+    first, second = [0, 0.5, 1, 1, 1, 1, 1], [0, 0, 0, 0.25, 0.5, 0.75, 1]
+    np.testing.assert_array_equal(grid.t, np.stack([first, second], 1))
+    assert grid.visible.tolist() == [[True, False]] * 2 + [[False, True]] * 4
+
+
+@pytest.mark.parametrize(("num_stages", "steps"), [(1, [40]), (2, [20, 20]), (3, [14, 13, 13])])
+def test_consecutive_stages_share_forty_steps(num_stages: int, steps: list[int]) -> None:
+    assert consecutive_grid(num_stages).visible.sum(0).tolist() == steps
+
+
+def test_consecutive_wants_a_number_of_steps_for_each_stage() -> None:
+    with pytest.raises(ConfigError, match="steps: expected 3 for 3 stages"):
+        consecutive_grid(3, steps=(20, 20))
+
+
+def test_first_stages_leave_the_others_at_noise() -> None:
+    grid = progressive_grid(3, first_stages=2, steps=(3, 2), thresholds=0.9, shift="linear")
+    whole = progressive_grid(2, steps=(3, 2), thresholds=0.9, shift="linear")
+    assert torch.equal(grid.t[:, :2], whole.t)
+    assert torch.equal(grid.visible[:, :2], whole.visible)
+    assert not grid.t[:, 2].any()
+    assert not grid.visible[:, 2].any()
+    with pytest.raises(ConfigError, match="first_stages: expected at most 3, got 4"):
+        progressive_grid(3, first_stages=4)

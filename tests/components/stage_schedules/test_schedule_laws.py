@@ -20,6 +20,7 @@ SIGMAS = (0.8, 0.3, 0.11, 0.02)
 SETTINGS: dict[str, list[dict[str, object]]] = {
     "progressive": [{}, {"shift": "linear"}, {"shift": 0.2}, {"shift": 3.0}, {"thresholds": 1.0}, {"thresholds": 0.05}],
     "simultaneous": [{}, {"shift": "auto"}, {"steps": 1}],
+    "consecutive": [{}],
 }
 
 

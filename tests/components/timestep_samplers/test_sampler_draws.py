@@ -18,8 +18,13 @@ from dfm_core.plugins import Options
 from dfm_plugins.stage_schedules import progressive as progressive_schedule
 from dfm_plugins.stage_schedules import simultaneous as simultaneous_schedule
 from dfm_plugins.stage_schedules import specs as schedule_specs
-from dfm_plugins.timestep_samplers import progressive, tied, trajectory, uniform
-from dfm_plugins.timestep_samplers.specs import ProgressiveOptions, TiedOptions, TrajectoryOptions
+from dfm_plugins.timestep_samplers import consecutive, progressive, tied, trajectory, uniform
+from dfm_plugins.timestep_samplers.specs import (
+    ConsecutiveOptions,
+    ProgressiveOptions,
+    TiedOptions,
+    TrajectoryOptions,
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -214,3 +219,36 @@ def test_wrong_options_are_explained(make: Callable[[], object], message: str) -
 def test_values_out_of_range_are_refused(options: Any) -> None:
     with pytest.raises(ValidationError):
         ProgressiveOptions.model_validate(options)
+
+
+def consecutive_sampler(num_stages: int, **options: Any) -> consecutive.ConsecutiveSampler:
+    unused = schedule_grid(1)
+    return consecutive.ConsecutiveSampler(ConsecutiveOptions.model_validate(options), facts(num_stages, unused))
+
+
+def test_consecutive_stages_are_alone_and_uniform() -> None:
+    draw = consecutive_sampler(3).sample(20_000, generator(3))
+    assert torch.equal(draw.visible.sum(1), torch.ones(20_000, dtype=torch.int64))
+    assert torch.equal(draw.trained, draw.visible)
+    np.testing.assert_allclose(draw.visible.double().mean(0), [0.25, 0.5, 0.25], atol=0.02)
+    t = draw.t[draw.visible]
+    assert t.mean().item() == pytest.approx(0.5, abs=0.01)
+    assert t.var().item() == pytest.approx(1 / 12, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("num_stages", "shares"), [(1, [1.0]), (2, [0.5, 0.5]), (3, [0.25, 0.5, 0.25]), (4, [1 / 6, 1 / 3, 1 / 3, 1 / 6])]
+)
+def test_consecutive_shares(num_stages: int, shares: list[float]) -> None:
+    assert list(consecutive_sampler(num_stages).visible_probabilities().values()) == pytest.approx(shares)
+
+
+def test_given_stages_condition_and_have_no_loss() -> None:
+    sampler = progressive_sampler(2, stage_probs=[0, 1], earlier_stages="given")
+    draw, plain = (s.sample(64, generator(5)) for s in (sampler, progressive_sampler(2, stage_probs=[0, 1])))
+    assert torch.equal(draw.t, plain.t)
+    assert draw.visible.all()
+    assert draw.trained.tolist() == [[False, True]] * 64
+    assert sampler.trained_before() == {(True, False)}
+    assert progressive_sampler(2, stage_probs=[0, 1]).trained_before() == frozenset()
+    assert progressive_sampler(2, earlier_stages="given").trained_before() == frozenset()

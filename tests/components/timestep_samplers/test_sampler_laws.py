@@ -20,9 +20,10 @@ from dfm_plugins.timestep_samplers.specs import SPECS
 
 LAWS = {law.name: law for law in laws_of("timestep_sampler")}
 SETTINGS: dict[str, list[dict[str, object]]] = {
-    "progressive": [{}, {"stage_probs": 0.5, "draw": "batch"}],
+    "progressive": [{}, {"stage_probs": 0.5, "draw": "batch"}, {"earlier_stages": "given"}],
     "tied": [{}],
     "uniform": [{}],
+    "consecutive": [{}],
     "trajectory": [{}, {"stage_probs": 0.3, "jitter": 0}],
 }
 

@@ -1,0 +1,226 @@
+"""`dfm eval`: sample a run and measure the samples, or measure a folder of images."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from dfm_core.cli.command import Json, command
+from dfm_core.cli.encode import INTERRUPTED, ignore, termination_as_interrupt
+from dfm_core.cli.launch import Nproc, is_first_process, is_launcher, launch
+from dfm_core.cli.numbers import read_counts, read_numbers
+from dfm_core.cli.output import info, print_json, print_table, warning
+from dfm_core.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from dfm_core.evaluation.evaluation import EvaluatedSamples, Evaluation, EvaluationSettings
+
+DEFAULT_NUM = 1000
+
+
+def _option(help_text: str, metavar: str | None = None, **more: Any) -> Any:
+    return typer.Option(help=help_text, metavar=metavar, **more)
+
+
+@command
+def evaluate(
+    run: Annotated[Path | None, typer.Argument(help="Folder of a run, or of an exported model.", metavar="RUN")] = None,
+    samples: Annotated[Path | None, _option("Measure the images of a folder, without a model.", "FOLDER")] = None,
+    reference: Annotated[
+        Path | None, _option("Folder of real images.", "FOLDER", show_default="the data that the run names")
+    ] = None,
+    metrics: Annotated[
+        str | None, _option("Which metrics, by commas.", "NAMES", show_default="those that need no weights")
+    ] = None,
+    set: Annotated[list[str] | None, _option("An option of a metric; may be repeated.", "METRIC.OPTION=VALUE")] = None,
+    num: Annotated[
+        int | None, _option("How many samples.", min=2, show_default=f"{DEFAULT_NUM}; of a folder, all")
+    ] = None,
+    reference_num: Annotated[int, _option("Most real images that are used.", min=2)] = 10_000,
+    split: Annotated[Literal["train", "validation"], _option("Which part of the run's data.")] = "train",
+    cfg: Annotated[str | None, _option("Guidance weights, each evaluated: 1.0,1.5.", "WEIGHTS")] = None,
+    schedule: Annotated[str | None, _option("Another stage schedule than the run's.", "NAME")] = None,
+    steps: Annotated[str | None, _option("Steps of each stage: 30,10.", "STEPS")] = None,
+    thresholds: Annotated[str | None, _option("t at which the next stage starts: 0.7.", "THRESHOLDS")] = None,
+    solver: Annotated[str | None, _option("euler, heun, midpoint or ab2.")] = None,
+    seed: Annotated[int, _option("Image i depends on (seed, i).", min=0)] = 0,
+    batch_size: Annotated[int | None, _option("Images generated at once.", min=1)] = None,
+    output: Annotated[
+        Path | None, _option("New folder for results and pictures.", show_default="RUN/evaluation/<number>")
+    ] = None,
+    cache: Annotated[
+        Path | None, _option("Where statistics of the reference are kept.", "FOLDER", show_default="the user's cache")
+    ] = None,
+    workers: Annotated[int, _option("Processes that load images, beside each.", min=0)] = 0,
+    device: Annotated[str, _option("auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    nproc: Nproc = None,
+    json: Json = False,
+) -> None:
+    """Measure how good samples are.
+
+    Prints a table, and writes results.json and a grid of the samples. Samples are kept below RUN/evaluation/samples and
+    made once: the same command goes on where it was stopped.
+    """
+    if (run is None) == (samples is None):
+        raise UsageError("expected either a RUN or --samples FOLDER")
+    if samples is not None and reference is None:
+        raise UsageError("--samples needs real images to compare with: --reference FOLDER")
+    of_a_run = {"--cfg": cfg, "--schedule": schedule, "--steps": steps, "--thresholds": thresholds, "--solver": solver}
+    if samples is not None and any(of_a_run.values()):
+        given = ", ".join(flag for flag, value in of_a_run.items() if value is not None)
+        raise UsageError(f"{given}: a folder of samples is measured as it is; leave this out")
+    if output is not None and output.exists():
+        raise UsageError(f"{output} exists already; choose another --output, or leave it out")
+    chosen = read_metrics(metrics, set or [])
+    weights, counts, limits = read_weights(cfg), read_counts(steps, "--steps"), read_numbers(thresholds, "--thresholds")
+    if is_launcher(nproc) and nproc is not None:
+        raise typer.Exit(launch(nproc))
+    begin = time.perf_counter()
+    try:
+        with termination_as_interrupt():
+            from dfm_core.evaluation.evaluation import EvaluationSettings
+
+            settings = EvaluationSettings(
+                metrics=chosen,
+                num=num or (DEFAULT_NUM if samples is None else None),
+                cfg=weights,
+                seed=seed,
+                solver=solver,
+                batch_size=batch_size,
+                reference=reference,
+                reference_num=reference_num,
+                split=split,
+                cache=cache,
+                workers=workers,
+            )
+            folder, evaluation = measure(
+                run, samples, output, settings, device, {"name": schedule, "steps": counts, "thresholds": limits}
+            )
+    except KeyboardInterrupt:
+        if is_first_process():
+            print("stopped; samples that were made stay, and the same command goes on", flush=True)
+        raise typer.Exit(INTERRUPTED) from None
+    if is_first_process():
+        report(folder, evaluation, time.perf_counter() - begin, json)
+
+
+def read_metrics(names: str | None, settings: Sequence[str]) -> dict[str, dict[str, object]]:
+    """Read --metrics and the METRIC.OPTION=VALUE of --set, values as YAML. Raises ConfigError."""
+    from dfm_core.config.yaml_text import parse_yaml
+    from dfm_core.evaluation.defaults import default_metrics
+
+    listed = default_metrics() if names is None else [name.strip() for name in names.split(",") if name.strip()]
+    options: dict[str, dict[str, object]] = {name: {} for name in listed}
+    if not options:
+        raise UsageError(f"--metrics: expected names separated by commas, got {names!r}")
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        metric, _, option = key.rpartition(".")
+        if not equals or metric not in options or not option:
+            raise ConfigError(
+                f"--set {setting!r}: expected METRIC.OPTION=VALUE with one of the metrics {', '.join(options)}"
+            )
+        options[metric][option] = parse_yaml(text, f"--set {setting!r}")
+    return options
+
+
+def read_weights(text: str | None) -> list[float] | None:
+    """Read guidance weights, each once. Raises UsageError."""
+    weights = read_numbers(text, "--cfg")
+    if weights is not None and not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+        raise UsageError(f"--cfg: expected finite numbers of at least 0, got {text}")
+    return None if weights is None else list(dict.fromkeys(weights))
+
+
+def measure(
+    run: Path | None,
+    samples: Path | None,
+    output: Path | None,
+    settings: EvaluationSettings,
+    device: str,
+    schedule: dict[str, Any],
+) -> tuple[Path, Evaluation]:
+    """Make and measure all sets of samples, and write what came. schedule: as `Model.with_schedule` takes it."""
+    from dfm_core.devices import resolve_device
+    from dfm_core.evaluation.evaluation import Voice, evaluate_folder, evaluate_model
+    from dfm_core.model import load
+    from dfm_core.training.distributed import joined_world
+
+    check_metrics(settings.metrics)
+    say = info if is_first_process() else ignore
+    voice = Voice(say, warning, reporter(say))
+    root = run / "evaluation" if run is not None else Path("evaluations")
+    with joined_world(resolve_device(device)) as world:
+        if run is not None:
+            model = load(run, device=str(world.device)).with_schedule(**schedule)
+            evaluation = evaluate_model(model, root / "samples", settings, world, voice=voice)
+        else:
+            evaluation = evaluate_folder(Path(str(samples)), settings, world, voice=voice)
+        folder = output or unused_folder(root)
+        if world.is_first:
+            evaluation.write(folder)
+    return folder, evaluation
+
+
+def check_metrics(metrics: Mapping[str, Mapping[str, object]]) -> None:
+    """Raise for unknown metrics and wrong options, before anything is sampled."""
+    from dfm_core.plugins.factory import validate_options
+    from dfm_core.plugins.registry import default_registry
+
+    for name, options in metrics.items():
+        validate_options(default_registry().get("metric", name), options, name)
+
+
+def reporter(say: Callable[[str], None]) -> Callable[[int, int], None]:
+    """Return a function that tells how far the sampling of this process is, at most every few seconds."""
+    told = time.perf_counter()
+
+    def report(made: int, total: int) -> None:
+        nonlocal told
+        now = time.perf_counter()
+        if now - told > 5 or made == total:
+            told = now
+            say(f"{made} of {total} images")
+
+    return report
+
+
+def unused_folder(root: Path) -> Path:
+    """First number that no folder below `root` has: root/0001, root/0002, …"""
+    number = 1
+    while (root / f"{number:04d}").exists():
+        number += 1
+    return root / f"{number:04d}"
+
+
+def report(folder: Path, evaluation: Evaluation, seconds: float, json: bool) -> None:
+    """Print the results and where they lie."""
+    for message in dict.fromkeys(text for row in evaluation.rows for one in row.results for text in one.warnings):
+        warning(message)
+    if json:
+        print_json({"folder": str(folder), "seconds": seconds, **evaluation.as_dict()})
+        return
+    columns = ["samples", "metric", "value", "95 % interval", "real images", "better", "images", "measured by"]
+    print_table("", columns, [cells for row in evaluation.rows for cells in row_cells(row)])
+    print(f"wrote {folder / 'results.json'} and the grids beside it; {seconds:.1f} s")
+
+
+def row_cells(row: EvaluatedSamples) -> list[list[str]]:
+    """Lines of the table: a metric's own number, and below it those that explain it."""
+    lines = []
+    for result in row.results:
+        variant = ", ".join(f"{key} {value}" for key, value in result.variant.items())
+        for number, (name, value) in enumerate(result.values.items()):
+            real = "" if result.real is None else f"{result.real.values[name]:.4g}"
+            if number:
+                lines.append(["", f"  {name}", f"{value:.4g}", "", real, "", "", ""])
+                continue
+            between = "" if result.interval is None else " … ".join(f"{bound:.4g}" for bound in result.interval)
+            images = f"{result.samples} / {result.reference}"
+            lines.append([row.title, name, f"{value:.4g}", between, real, result.better, images, variant])
+    return lines

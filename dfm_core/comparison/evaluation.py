@@ -1,0 +1,133 @@
+"""The measurements of a comparison: each done once, and kept as a small file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dfm_core.assembly import Assembler
+from dfm_core.comparison.budget import Point
+from dfm_core.comparison.plan import Plan
+from dfm_core.comparison.training import run_folders, training_folder
+from dfm_core.config.run_config import RunConfig
+from dfm_core.devices import resolve_device
+from dfm_core.errors import DFMError
+from dfm_core.evaluation.evaluator import Evaluator, reference_of_run
+from dfm_core.evaluation.reference_cache import ReferenceCache, default_cache
+from dfm_core.evaluation.run_samples import generate_samples
+from dfm_core.gallery import grid_columns
+from dfm_core.images import make_grid, save_png
+from dfm_core.interfaces.dataset import Dataset
+from dfm_core.latent_shards import write_json
+from dfm_core.model import Model, load
+from dfm_core.plugins.registry import Registry
+from dfm_core.training.distributed import World
+
+SHOWN = 64
+"""Images of a grid."""
+
+
+def result_file(folder: Path, variant: str, seed: int, rate: float | None, point: Point, weight: float) -> Path:
+    """Where a measurement lies."""
+    rates = [] if rate is None else [f"rate-{rate:g}"]
+    place = folder.joinpath("evaluations", variant, *rates, f"seed-{seed}")
+    return place / f"step-{point.step:08d}-cfg-{weight:g}.json"
+
+
+def read_results(file: Path) -> dict[str, Any]:
+    """Read a measurement: metric -> its result, as plain data. Raises DFMError."""
+    try:
+        return {result["metric"]: result for result in json.loads(file.read_text(encoding="utf-8"))["results"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DFMError(f"cannot read {file}: {error}; remove it, and it is measured again") from error
+
+
+class Measurer:
+    """Samples models of a plan and measures them, all against the same real images."""
+
+    def __init__(
+        self,
+        folder: Path,
+        plan: Plan,
+        registry: Registry,
+        say: Callable[[str], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        self._folder, self._plan, self._registry, self._say, self._warn = folder, plan, registry, say, warn
+
+    def measure(self, variant: str, seed: int, rate: float | None, point: Point, weight: float) -> None:
+        """Measure a variant's model after `point`, unless that was done."""
+        file = result_file(self._folder, variant, seed, rate, point, weight)
+        if file.is_file():
+            return
+        at = "" if rate is None else f", learning rate {rate:g}"
+        self._say(f"measuring {variant}: seed {seed}{at}, step {point.step}, cfg {weight:g}")
+        settings, config = self._plan.settings.evaluation, self._plan.variants[variant].config
+        training = training_folder(self._folder, self._plan, variant, seed, rate)
+        run = run_folders(training, self._plan, variant)[-1]
+        model = sampled_as(load(run, device=config.device, registry=self._registry, step=point.step), config)
+        samples, request = generate_samples(
+            model,
+            self._folder / "samples",
+            settings.num,
+            self._world,
+            cfg=weight,
+            seed=seed,
+            solver=config.sampling.solver,
+            batch_size=settings.batch_size,
+        )
+        results = self._evaluator.evaluate(samples)
+        for message in dict.fromkeys(warning for result in results for warning in result.warnings):
+            self._warn(message)
+        save_grid(file.with_suffix(".png"), samples)
+        write_json(file, {"request": request, "results": [result.as_dict() for result in results]})
+        shutil.rmtree(self._folder / "samples", ignore_errors=True)
+
+    @cached_property
+    def _world(self) -> World:
+        return World(device=resolve_device(self._reference_config.device))
+
+    @property
+    def _reference_config(self) -> RunConfig:
+        # One seed for all: the real images of every model are the same.
+        return self._plan.variants[self._plan.reference].config.model_copy(update={"seed": 0})
+
+    @cached_property
+    def _evaluator(self) -> Evaluator:
+        settings = self._plan.settings.evaluation
+        assembler = Assembler(self._reference_config, self._registry)
+        return Evaluator(
+            {metric.name: metric.options for metric in settings.metrics},
+            reference_of_run(assembler, settings.split, settings.reference_num),
+            self._registry,
+            self._world,
+            cache=ReferenceCache(default_cache()),
+            workers=self._reference_config.workers,
+            say=self._say,
+            warn=self._warn,
+        )
+
+
+def sampled_as(model: Model, config: RunConfig) -> Model:
+    """A trained model with the stage schedule and the sampling settings of `config`: variants may share a training."""
+    choice = config.component("stage_schedule")
+    if choice != model.schedule:
+        model = model.with_schedule(choice.name, **choice.options)
+    composition = model.composition
+    changed = composition.config.model_copy(update={"sampling": config.sampling})
+    return Model(dataclasses.replace(composition, config=changed), model.assembler, model.schedule)
+
+
+def save_grid(path: Path, samples: Dataset) -> None:
+    """Write the first samples as one picture."""
+    shown = min(SHOWN, len(samples))
+    images = torch.stack([torch.as_tensor(samples.load(index, 0)["image"]) for index in range(shown)])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_png(path, make_grid(images, grid_columns(shown, min(len(samples.classes), shown))))

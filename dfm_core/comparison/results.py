@@ -1,0 +1,181 @@
+"""What a comparison has found so far: read from its folder, in plain data, the same whenever it is the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dfm_core.comparison.evaluation import read_results, result_file
+from dfm_core.comparison.plan import Plan
+from dfm_core.comparison.runner import Comparison
+from dfm_core.comparison.statistics import Spread, Verdict, log_ratio, verdict
+from dfm_core.comparison.training import has_diverged, training_folder
+from dfm_core.errors import UsageError
+
+Curve = dict[int, dict[int, float]]
+"""FLOPs -> seed -> value."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One variant by one metric, at the end. spread: over seeds. ratio: log(variant / reference), paired over seeds."""
+
+    variant: str
+    values: dict[int, float]
+    spread: Spread | None
+    ratio: Spread | None
+    verdict: Verdict | None
+
+
+@dataclass(frozen=True)
+class MetricTable:
+    """A metric with one guidance weight (None: each variant's own). floor: what real images score.
+
+    curves: variant -> values by compute; their last ones are those of the outcomes.
+    """
+
+    metric: str
+    number: str
+    weight: float | None
+    better: str
+    floor: float | None
+    real_images: int | None
+    variant: dict[str, Any]
+    outcomes: tuple[Outcome, ...]
+    curves: dict[str, Curve]
+
+    @property
+    def title(self) -> str:
+        """Metric and guidance weight."""
+        return self.number if self.weight is None else f"{self.number}, cfg {self.weight:g}"
+
+
+@dataclass(frozen=True)
+class Results:
+    """All tables, and what is true of each variant whatever the metric."""
+
+    reference: str
+    seeds: tuple[int, ...]
+    num: int
+    variants: dict[str, dict[str, Any]]
+    tables: tuple[MetricTable, ...] = field(default=())
+
+
+def collect(comparison: Comparison) -> Results:
+    """Read the results that there are."""
+    plan, folder = comparison.plan, comparison.folder
+    rates = {name: known_rate(comparison, name) for name in plan.variants}
+    variants = {name: describe(plan, folder, name, rates[name]) for name in plan.variants}
+    weights = plan.settings.evaluation.cfg or (None,)
+    tables = [
+        table_of(plan, folder, metric.name, weight, rates)
+        for weight in weights
+        for metric in plan.settings.evaluation.metrics
+    ]
+    seeds, num = plan.seeds, plan.settings.evaluation.num
+    return Results(plan.reference, seeds, num, variants, tuple(table for table in tables if table is not None))
+
+
+def known_rate(comparison: Comparison, variant: str) -> float | None:
+    """The learning rate of a variant's results; None where it keeps its own, or the choice is not made."""
+    try:
+        return comparison.rate(variant)
+    except UsageError:
+        return None
+
+
+def describe(plan: Plan, folder: Path, name: str, rate: float | None) -> dict[str, Any]:
+    """What a variant's table line says beside its results."""
+    schedule, variant = plan.schedules[name], plan.variants[name]
+    diverged = [seed for seed in plan.seeds if has_diverged(training_folder(folder, plan, name, seed, rate))]
+    return {
+        "steps": list(schedule.steps),
+        "flops_per_step": list(schedule.flops),
+        "flops": schedule.total,
+        "model_calls": variant.runs[-1].calls,
+        "learning_rate": variant.config.training.learning_rate if rate is None else rate,
+        "training": variant.training,
+        "diverged": diverged,
+    }
+
+
+def table_of(
+    plan: Plan, folder: Path, metric: str, weight: float | None, rates: dict[str, float | None]
+) -> MetricTable | None:
+    """Collect one metric; None where nothing was measured yet."""
+    found: dict[str, Any] = {}
+    curves: dict[str, Curve] = {}
+    for name in plan.variants:
+        chosen = plan.weights(name)[0] if weight is None else weight
+        for point in plan.schedules[name].points:
+            for seed in plan.seeds:
+                file = result_file(folder, name, seed, rates[name], point, chosen)
+                if file.is_file():
+                    found = read_results(file)[metric]
+                    number, value = next(iter(found["values"].items()))
+                    curves.setdefault(name, {}).setdefault(point.flops, {})
+                    if value is not None:
+                        curves[name][point.flops][seed] = value
+    if not found:
+        return None
+    last = {name: curves.get(name, {}).get(plan.schedules[name].points[-1].flops, {}) for name in plan.variants}
+    real = found["real"]
+    return MetricTable(
+        metric=metric,
+        number=number,
+        weight=weight,
+        better=found["better"],
+        floor=None if real is None else real["values"][number],
+        real_images=None if real is None else real["images"],
+        variant=found["variant"],
+        outcomes=tuple(outcome(name, last, plan.reference, found["better"]) for name in plan.variants),
+        curves=curves,
+    )
+
+
+def outcome(name: str, last: dict[str, dict[int, float]], reference: str, better: str) -> Outcome:
+    """Compare a variant's values with the reference's."""
+    values = last[name]
+    ratio = None if name == reference else log_ratio(values, last[reference])
+    spread = Spread.of([values[seed] for seed in sorted(values)]) if values else None
+    return Outcome(name, values, spread, ratio, verdict(ratio, better))
+
+
+def as_data(results: Results) -> dict[str, Any]:
+    """Plain data for JSON."""
+
+    def spread(value: Spread | None) -> dict[str, Any] | None:
+        if value is None:
+            return None
+        return {"mean": value.mean, "deviation": value.deviation, "error": value.error, "seeds": value.count}
+
+    tables = [
+        {
+            "metric": table.metric,
+            "number": table.number,
+            "cfg": table.weight,
+            "better": table.better,
+            "real": {"value": table.floor, "images": table.real_images},
+            "measured_by": table.variant,
+            "variants": {
+                outcome.variant: {
+                    "values": {str(seed): value for seed, value in sorted(outcome.values.items())},
+                    "spread": spread(outcome.spread),
+                    "log_ratio": spread(outcome.ratio),
+                    "verdict": outcome.verdict,
+                }
+                for outcome in table.outcomes
+            },
+            "curves": {
+                name: [
+                    {"flops": flops, "values": {str(seed): value for seed, value in sorted(values.items())}}
+                    for flops, values in sorted(curve.items())
+                ]
+                for name, curve in table.curves.items()
+            },
+        }
+        for table in results.tables
+    ]
+    about = {"reference": results.reference, "seeds": list(results.seeds), "samples": results.num}
+    return {**about, "variants": results.variants, "metrics": tables}

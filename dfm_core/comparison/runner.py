@@ -1,0 +1,98 @@
+"""A comparison, from its plan to its results: trainings and measurements, each done once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dfm_core.comparison.evaluation import Measurer, read_results, result_file
+from dfm_core.comparison.plan import Plan
+from dfm_core.comparison.training import has_diverged, train_variant, training_folder
+from dfm_core.errors import UsageError, suggest
+from dfm_core.plugins.registry import Registry
+from dfm_core.training.progress import Reporter
+
+
+class Comparison:
+    """A plan in its folder. Whatever is finished there is not done again.
+
+    make_reporter: for each training. say: what is being done. warn: what should be known.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        plan: Plan,
+        registry: Registry,
+        make_reporter: Callable[[], Reporter],
+        say: Callable[[str], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        self.folder, self.plan = folder, plan
+        self._registry, self._make_reporter, self._say = registry, make_reporter, say
+        self._measurer = Measurer(folder, plan, registry, say, warn)
+
+    def check(self, only: Sequence[str] = ()) -> None:
+        """Raise UsageError for a variant that there is not."""
+        for name in only:
+            if name not in self.plan.variants:
+                known = list(self.plan.variants)
+                raise UsageError(f"--only {name!r}: expected one of {', '.join(known)}.{suggest(name, known)}")
+
+    def run(self, only: Sequence[str] = ()) -> None:
+        """Train and measure what is missing; only: of these variants. Raises TrainingInterrupted.
+
+        Seed by seed, so that early results are of all variants.
+        """
+        self.check(only)
+        names = [name for name in self.plan.variants if not only or name in only]
+        rates = {name: self._choose_rate(name) for name in names}
+        for seed in self.plan.seeds:
+            for name in names:
+                self._train_and_measure(name, seed, rates[name])
+
+    def rate(self, variant: str) -> float | None:
+        """The learning rate that was chosen for a variant: of the best first metric; None where there is no choice.
+
+        Raises UsageError if the grid is not done, or all of it has diverged.
+        """
+        scores = {rate: self._score(variant, rate) for rate in self.plan.rates}
+        tried = {rate: score for rate, score in scores.items() if score is not None}
+        if self.plan.rates == (None,):
+            return None
+        if len(tried) < len(scores):
+            raise UsageError(f"the learning rates of {variant!r} are not all tried yet")
+        rate = min(tried, key=lambda rate: tried[rate])
+        if not math.isfinite(tried[rate]):
+            raise UsageError(f"every learning rate of {variant!r} diverged: {', '.join(map(str, tried))}")
+        return rate
+
+    def _choose_rate(self, variant: str) -> float | None:
+        if self.plan.rates != (None,):
+            for rate in self.plan.rates:
+                self._train_and_measure(variant, self.plan.rate_seed, rate, only_last=True)
+            self._say(f"{variant}: learning rate {self.rate(variant):g}")
+        return self.rate(variant)
+
+    def _train_and_measure(self, variant: str, seed: int, rate: float | None, only_last: bool = False) -> None:
+        training = training_folder(self.folder, self.plan, variant, seed, rate)
+        if not train_variant(training, self.plan, variant, seed, rate, self._registry, self._make_reporter, self._say):
+            return
+        points = self.plan.schedules[variant].points
+        for point in points[-1:] if only_last else points:
+            for weight in self.plan.weights(variant):
+                self._measurer.measure(variant, seed, rate, point, weight)
+
+    def _score(self, variant: str, rate: float | None) -> float | None:
+        """The first metric at the end, small ones good: infinite if it diverged, None if it is not known yet."""
+        seed, metric = self.plan.rate_seed, self.plan.settings.evaluation.metrics[0].name
+        if has_diverged(training_folder(self.folder, self.plan, variant, seed, rate)):
+            return math.inf
+        point, weight = self.plan.schedules[variant].points[-1], self.plan.weights(variant)[0]
+        file = result_file(self.folder, variant, seed, rate, point, weight)
+        if not file.is_file():
+            return None
+        result = read_results(file)[metric]
+        value = next(iter(result["values"].values()))
+        return math.inf if value is None else value if result["better"] == "lower" else -value

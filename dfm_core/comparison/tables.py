@@ -1,0 +1,116 @@
+"""The results of a comparison as tables: rows for the console, and a page of markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dfm_core.comparison.results import MetricTable, Outcome, Results
+from dfm_core.comparison.statistics import Spread, t_quantile
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts. title: one line. notes: sentences below it."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    notes: tuple[str, ...] = ()
+
+
+def compute_table(results: Results) -> Table:
+    """What each variant may spend."""
+    rows = [
+        (
+            name,
+            " + ".join(map(str, about["steps"])),
+            " + ".join(f"{flops:.4g}" for flops in about["flops_per_step"]),
+            f"{about['flops']:.4g}",
+            str(about["model_calls"]),
+            f"{about['learning_rate']:g}",
+        )
+        for name, about in results.variants.items()
+    ]
+    columns = ("variant", "steps", "FLOPs of a step", "FLOPs", "calls for an image", "learning rate")
+    return Table("Compute", columns, rows)
+
+
+def metric_tables(results: Results) -> list[Table]:
+    """One table a metric."""
+    return [metric_table(table, results) for table in results.tables]
+
+
+def metric_table(table: MetricTable, results: Results) -> Table:
+    """Values, ratios and verdicts of one metric."""
+    rows = [
+        (
+            outcome.variant,
+            write_spread(outcome.spread, outcome.spread.deviation if outcome.spread else None),
+            "reference" if outcome.variant == results.reference else write_ratio(outcome.ratio),
+            write_verdict(outcome, results),
+        )
+        for outcome in table.outcomes
+    ]
+    by = ", ".join(f"{key} {value}" for key, value in table.variant.items())
+    title = f"{table.title} ({table.better} is better{'; ' + by if by else ''})"
+    columns = ("variant", "mean ± deviation", f"log-ratio to {results.reference} ± standard error", "verdict")
+    return Table(title, columns, rows, tuple(notes_of(table, results)))
+
+
+def notes_of(table: MetricTable, results: Results) -> list[str]:
+    """What real images score, and when something counts as won."""
+    notes = []
+    if table.floor is not None:
+        notes.append(f"real images against real ones: {table.floor:.4g} ({table.real_images} images)")
+    counts = {outcome.ratio.count for outcome in table.outcomes if outcome.ratio}
+    if counts & {1} or not counts:
+        notes.append("with one seed there is no verdict")
+    notes += [
+        f"won or lost with {count} seeds: beyond {t_quantile(count - 1):.1f} standard errors"
+        for count in sorted(counts - {1})
+    ]
+    return notes
+
+
+def write_spread(spread: Spread | None, error: float | None) -> str:
+    """A number with what it scatters by: "0.0421 ± 0.0013"; a dash for none."""
+    if spread is None:
+        return "-"
+    return f"{spread.mean:.4g}" if error is None else f"{spread.mean:.4g} ± {error:.2g}"
+
+
+def write_ratio(ratio: Spread | None) -> str:
+    """A log-ratio with its sign and standard error."""
+    if ratio is None:
+        return "-"
+    return f"{ratio.mean:+.3f}" if ratio.error is None else f"{ratio.mean:+.3f} ± {ratio.error:.3f}"
+
+
+def write_verdict(outcome: Outcome, results: Results) -> str:
+    """won, lost, open; which seeds diverged; a dash where nothing can be said."""
+    diverged = results.variants[outcome.variant]["diverged"]
+    if diverged:
+        return f"diverged with seed {', '.join(map(str, diverged))}"
+    return outcome.verdict or "-"
+
+
+def markdown(results: Results) -> str:
+    """The results as a page."""
+    seeds = ", ".join(map(str, results.seeds))
+    head = f"Seeds {seeds}; {results.num} samples of each model; reference {results.reference}."
+    tables = [compute_table(results), *metric_tables(results)]
+    return "\n\n".join(["# Comparison", head, *map(markdown_table, tables)]) + "\n"
+
+
+def markdown_table(table: Table) -> str:
+    """A heading, the rows, and the notes as a list."""
+    lines = [f"## {table.title}", "", _line(table.columns), _line(["---"] * len(table.columns))]
+    lines += map(_line, table.rows)
+    if table.notes:
+        lines += ["", *(f"* {note}" for note in table.notes)]
+    return "\n".join(lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"

@@ -1,0 +1,193 @@
+"""Laws of metrics: each takes a `Metric` and shows it small sets of images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dfm_core.conformance.global_randomness import under_two_seeds
+from dfm_core.conformance.law import LawBroken, Measurement, at_most, law
+from dfm_core.interfaces.metric import Features, ImageBatch, Metric, Values
+from dfm_core.randomness import derive_generator
+
+IMAGES = 24
+_PART = 4
+_RELATIVE = 1e-3
+
+# Preparing may train a network: once a metric, not once a law.
+_STATES: WeakKeyDictionary[Metric, Mapping[str, Tensor]] = WeakKeyDictionary()
+
+
+@law("metric")
+def features_have_one_row_an_image(metric: Metric) -> Measurement:
+    """`features` gives finite tensors on the CPU, of one row an image and the same names for every batch."""
+    batch = _prepared(metric)
+    whole, part = metric.features(batch), metric.features(_part(batch, range(_PART)))
+    if not whole or set(whole) != set(part):
+        raise LawBroken(f"expected features of the same names for every batch, got {sorted(whole)} and {sorted(part)}")
+    for name, rows in whole.items():
+        if not isinstance(rows, Tensor) or rows.device.type != "cpu" or len(rows) != IMAGES:
+            got = f"{tuple(rows.shape)} on {rows.device}" if isinstance(rows, Tensor) else type(rows).__name__
+            raise LawBroken(f"features {name!r} of {IMAGES} images: expected {IMAGES} rows on the CPU, got {got}")
+        if not bool(rows.isfinite().all()):
+            raise LawBroken(f"features {name!r}: expected finite numbers")
+    return Measurement()
+
+
+@law("metric")
+def images_do_not_influence_each_other(metric: Metric) -> Measurement:
+    """Features of an image are the same in another batch, to float precision: they depend on image, label and index."""
+    batch = _prepared(metric)
+    together = metric.features(batch)
+    parts = [metric.features(_part(batch, range(i, i + _PART))) for i in range(0, IMAGES, _PART)]
+    apart = {name: torch.cat([part[name] for part in parts]) for name in together}
+    difference = _difference(together, apart)
+    what = f"features change by {difference:g} of their size with the rest of the batch"
+    return at_most(difference, _RELATIVE, f"{what}; use no statistics of the batch, draw from a generator of the index")
+
+
+@law("metric")
+def no_global_randomness(metric: Metric) -> Measurement:
+    """Features and numbers are the same bits twice; the global random state is neither read nor changed."""
+    batch = _prepared(metric)
+
+    def measured() -> tuple[Features, Values]:
+        features = metric.features(batch)
+        return features, metric.against(features)(metric.features(_noise(metric)))
+
+    (first, numbers), (second, again) = under_two_seeds(measured, "measuring")
+    if numbers != again or _difference(first, second) > 0:
+        raise LawBroken("measuring twice gives other numbers: derive a generator from an option and the index")
+    return Measurement()
+
+
+@law("metric")
+def inputs_are_not_changed(metric: Metric) -> Measurement:
+    """Images, labels and features stay as they were given."""
+    batch = _prepared(metric)
+    images = batch.images.clone()
+    features = metric.features(batch)
+    kept = {name: rows.clone() for name, rows in features.items()}
+    metric.against(features)(features)
+    changed = max(float((batch.images - images).abs().max()), _difference(features, kept))
+    return at_most(changed, 0, f"what was given changed by {changed:g}: use no in-place operation on it")
+
+
+@law("metric")
+def numbers_are_finite(metric: Metric) -> Measurement:
+    """Measuring gives finite floats, of the same names for any samples."""
+    features = metric.features(_prepared(metric))
+    measure = metric.against(features)
+    same, other = measure(features), measure(metric.features(_noise(metric)))
+    if not same or list(same) != list(other):
+        raise LawBroken(f"expected numbers of the same names for any samples, got {list(same)} and {list(other)}")
+    for name, value in (*same.items(), *other.items()):
+        if not isinstance(value, float) or not math.isfinite(value):
+            raise LawBroken(f"{name}: expected a finite float, got {value!r}")
+    return Measurement()
+
+
+@law("metric")
+def the_order_of_images_does_not_matter(metric: Metric) -> Measurement:
+    """Rows of the features in another order give the same numbers, to float precision."""
+    features, samples = metric.features(_prepared(metric)), metric.features(_noise(metric))
+    turned = {name: rows.flip(0) for name, rows in samples.items()}
+    measure = metric.against(features)
+    before, after = measure(samples), measure(turned)
+    worst = max(abs(before[name] - after[name]) / max(1e-6, abs(before[name])) for name in before)
+    return at_most(worst, _RELATIVE, f"numbers change by {worst:g} of their size with the order of the samples")
+
+
+@law("metric")
+def a_state_makes_another_instance_the_same(metric: Metric) -> Measurement:
+    """Another instance, given the state that `prepare` returned, describes images by the same features."""
+    batch = _prepared(metric)
+    other = type(metric)(metric.options, metric.facts)
+    other.restore({name: value.clone() for name, value in _STATES[metric].items()})
+    difference = _difference(metric.features(batch), other.features(batch))
+    what = f"features differ by {difference:g} of their size in another instance with the same state"
+    return at_most(difference, 0, f"{what}; return from prepare all that it learns, and take it in restore")
+
+
+@law("metric", requires="compares")
+def the_reference_itself_is_better_than_noise(metric: Metric) -> Measurement:
+    """The reference, measured against itself, is at least as good as images of uniform noise."""
+    features = metric.features(_prepared(metric))
+    measure = metric.against(features)
+    (name, same), *_ = measure(features).items()
+    noise = measure(metric.features(_noise(metric)))[name]
+    if (same > noise) if metric.better == "lower" else (same < noise):
+        raise LawBroken(
+            f"{name} of the reference against itself is {same:g}, of noise {noise:g}, and {metric.better} is better: "
+            "see that the first number is the one that counts, and that `better` is right"
+        )
+    return Measurement()
+
+
+@law("metric", requires="compares")
+def numbers_depend_on_the_reference(metric: Metric) -> Measurement:
+    """The same samples against another reference give another number."""
+    features, noise = metric.features(_prepared(metric)), metric.features(_noise(metric))
+    (name, one), *_ = metric.against(features)(noise).items()
+    other = metric.against(noise)(noise)[name]
+    if one == other:
+        raise LawBroken(f"{name} is {one:g} whatever the reference: compare with it, or declare compares=False")
+    return Measurement()
+
+
+def _prepared(metric: Metric) -> ImageBatch:
+    """Prepare a metric with the images, unless that was done; return them."""
+    batch = _images(metric)
+    if metric not in _STATES:
+        with torch.random.fork_rng(devices=[]):
+            state = metric.prepare(iter([_images(metric)]))
+        _STATES[metric] = {name: value.clone() for name, value in state.items()}
+        metric.restore(state)
+    return batch
+
+
+def _images(metric: Metric) -> ImageBatch:
+    """Smooth images in two hues, which are their classes."""
+    facts = metric.facts
+    generator = derive_generator(0, "metric laws")
+    coarse = torch.rand(IMAGES, facts.channels, 4, 4, generator=generator).mul_(1.2).sub_(0.6)
+    labels = torch.arange(IMAGES) % max(1, len(facts.classes))
+    images = F.interpolate(coarse, facts.size, mode="bilinear", align_corners=False)
+    images[:, 0] += 0.3 * (torch.arange(IMAGES) % 2)[:, None, None]
+    return _batch(metric, images, labels)
+
+
+def _noise(metric: Metric) -> ImageBatch:
+    facts = metric.facts
+    generator = derive_generator(1, "metric laws")
+    images = torch.rand(IMAGES, facts.channels, *facts.size, generator=generator).mul_(2).sub_(1)
+    return _batch(metric, images, torch.arange(IMAGES) % max(1, len(facts.classes)))
+
+
+def _batch(metric: Metric, images: Tensor, labels: Tensor) -> ImageBatch:
+    rounded = images.clamp(-1, 1).add(1).mul(127.5).round().div(127.5).sub(1)
+    device = metric.facts.device
+    return ImageBatch(
+        rounded.to(device), labels.to(device) if metric.facts.classes else None, tuple(range(len(images)))
+    )
+
+
+def _part(batch: ImageBatch, rows: range) -> ImageBatch:
+    chosen = slice(rows.start, rows.stop)
+    labels = None if batch.labels is None else batch.labels[chosen].clone()
+    return replace(batch, images=batch.images[chosen].clone(), labels=labels, indices=batch.indices[chosen])
+
+
+def _difference(first: Features, second: Features) -> float:
+    """Largest difference, relative to the largest magnitude of its tensor."""
+    differences = [
+        float((rows.double() - second[name].double()).abs().max() / rows.double().abs().max().clamp_min(1e-6))
+        for name, rows in first.items()
+    ]
+    return max(differences, default=0.0)

@@ -1,0 +1,178 @@
+"""Sets of images that are measured: folders and stored samples, as data sets; and any of them in batches of 8 bits."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+
+from dfm_core.encoding import Samples, readable, split_range
+from dfm_core.errors import DataError
+from dfm_core.images import image_endings, read_image, to_uint8
+from dfm_core.interfaces.dataset import Dataset, DatasetFacts, Sample
+from dfm_core.interfaces.metric import ImageBatch
+from dfm_core.stages import Size, format_size
+from dfm_core.training.data import UnreadableSamples, load_in_order
+
+BLOCK = 64
+"""Images that are described at once, always the same ones: so neither processes nor interruptions change a bit."""
+
+# What `dfm sample` writes beside its images.
+_BESIDE = re.compile(r"grid(_stage_\d+)?\.png|\d{4,}_stage_\d+\.png")
+
+
+class FolderOptions(BaseModel):
+    """Options of `FolderImages`. exact: images of another size are errors; else they are scaled and cropped."""
+
+    path: str
+    exact: bool = False
+
+
+class FolderImages(Dataset):
+    """The images below a folder, sorted by name; sub-folders are classes where all images lie in some.
+
+    Grids and previews of `dfm sample` are left out. Raises DataError where there are no images.
+    """
+
+    options: FolderOptions
+
+    def __init__(self, options: FolderOptions, facts: DatasetFacts) -> None:
+        super().__init__(options, facts)
+        self.files = image_files(Path(options.path))
+        tops = {name.partition("/")[0] if "/" in name else "" for name in self.files}
+        self._classes = () if "" in tops else tuple(sorted(tops))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the sub-folders, or none."""
+        return self._classes
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def load(self, index: int, epoch: int) -> Sample:
+        """Read an image as RGB. Raises DataError for one of another size where sizes must agree."""
+        name = self.files[index]
+        path = Path(self.options.path, name)
+        image = read_image(path, None if self.options.exact else self.facts.size)
+        if tuple(image.shape[1:]) != tuple(self.facts.size):
+            raise DataError(
+                f"{path} has {format_size(image.shape[1:])} pixels, the first image {format_size(self.facts.size)}; "
+                "samples of one evaluation have one size"
+            )
+        return {"image": image} | ({"label": self._classes.index(name.partition("/")[0])} if self._classes else {})
+
+    @cached_property
+    def listing(self) -> str:
+        """Digest of names, sizes and times of the files."""
+        digest = hashlib.sha256()
+        for name in self.files:
+            status = Path(self.options.path, name).stat()
+            digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+        return digest.hexdigest()[:16]
+
+
+def image_files(folder: Path) -> list[str]:
+    """Images below a folder, as sorted relative names with forward slashes. Raises DataError without any."""
+    if not folder.is_dir():
+        raise DataError(f"expected a folder of images, {folder} is none")
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in image_endings())
+    names = [
+        path.as_posix()
+        for path in paths
+        if not _BESIDE.fullmatch(path.name) and not any(part.startswith(".") for part in path.parts)
+    ]
+    if not names:
+        raise DataError(f"no images in {folder}; expected some there or in its sub-folders")
+    return sorted(names)
+
+
+def folder_size(folder: Path) -> Size:
+    """Height and width of the first image below a folder."""
+    name = image_files(folder)[0]
+    return tuple(read_image(folder / name).shape[1:])
+
+
+def folder_images(folder: Path, size: Size, exact: bool = False) -> FolderImages:
+    """The images of a folder at a size."""
+    return FolderImages(FolderOptions(path=str(folder.absolute()), exact=exact), DatasetFacts(size, "train", 0))
+
+
+def rounded(images: Tensor) -> Tensor:
+    """Images in [-1, 1] as 8 bits would hold them: what is written to a file is what is measured."""
+    return to_uint8(images).float().div_(127.5).sub_(1)
+
+
+def image_batches(
+    dataset: Dataset,
+    indices: Sequence[int],
+    *,
+    device: torch.device,
+    blocks: Sequence[range] | None = None,
+    labelled: bool = True,
+    workers: int = 0,
+    warn: Callable[[str], None] | None = None,
+) -> Iterator[ImageBatch]:
+    """Load images in blocks of their places in `indices`; unreadable ones are left out, counted and named.
+
+    blocks: ranges of places; None: all of them. labelled: whether labels are wanted, where there are any. Raises
+    DataError for data without images, and where more than a tenth is unreadable.
+    """
+    chosen = all_blocks(len(indices)) if blocks is None else blocks
+    unreadable = UnreadableSamples(len(indices), warn)
+    elements = [[indices[place] for place in block] for block in chosen]
+    with closing(load_in_order(Samples(dataset), elements, list, workers)) as stream:
+        for block, loaded in zip(chosen, stream, strict=True):
+            places = dict(zip((index for index, _ in loaded), block, strict=True))
+            samples = readable(loaded, unreadable)
+            if samples:
+                yield _batch(samples, places, device, labelled)
+
+
+def all_blocks(count: int) -> list[range]:
+    """Places 0…count − 1 in blocks."""
+    return split_range(range(count), BLOCK)
+
+
+def _batch(samples: dict[int, Sample], places: dict[int, int], device: torch.device, labelled: bool) -> ImageBatch:
+    for index, sample in samples.items():
+        if "image" not in sample:
+            raise DataError(
+                f"expected images to measure, sample {index} holds {', '.join(sorted(sample))}; give a folder of "
+                "images with --reference"
+            )
+    images = torch.stack([torch.as_tensor(sample["image"]) for sample in samples.values()])
+    values: list[Any] = [sample.get("label") for sample in samples.values()]
+    known = labelled and all(value is not None for value in values)
+    labels = torch.tensor([int(value) for value in values], device=device) if known else None
+    return ImageBatch(rounded(images).to(device), labels, tuple(places[index] for index in samples))
+
+
+class Some(Dataset):
+    """`count` images of a folder, spread evenly over it; None: all."""
+
+    def __init__(self, whole: FolderImages, count: int | None) -> None:
+        super().__init__(whole.options, whole.facts)
+        if count is not None and count > len(whole):
+            raise DataError(f"expected at least {count} images in {whole.options.path} (--num), got {len(whole)}")
+        self.whole, self._count = whole, len(whole) if count is None else count
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Those of the folder."""
+        return self.whole.classes
+
+    def __len__(self) -> int:
+        return self._count
+
+    def load(self, index: int, epoch: int) -> Sample:
+        """An image of the folder."""
+        return self.whole.load(index * len(self.whole) // self._count, epoch)

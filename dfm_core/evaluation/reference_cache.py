@@ -1,0 +1,64 @@
+"""What metrics keep of a reference: computed once, under a key of what it was computed from, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dfm_core.errors import DataError, DFMError
+from dfm_core.evaluation.sample_store import digest_of
+from dfm_core.latent_shards import write_json
+
+_TENSORS, _DESCRIPTION = "tensors.safetensors", "description.json"
+
+
+def default_cache() -> Path:
+    """Folder `dfm/reference` in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dfm" / "reference"
+
+
+class ReferenceCache:
+    """Entries of tensors, each in a folder of its own beside a description of what they were computed from."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def place(self, description: Mapping[str, Any]) -> Path:
+        """Folder of an entry. description: plain data, all that the tensors depend on."""
+        name = str(description["metric"]["name"]).replace("/", "-")
+        return self.folder / f"{name}-{digest_of(description)}"
+
+    def load(self, description: Mapping[str, Any]) -> dict[str, Tensor] | None:
+        """Tensors of an entry, None where there is none. Raises DataError for one that cannot be read."""
+        place = self.place(description)
+        if not place.is_dir():
+            return None
+        try:
+            return load_file(place / _TENSORS)
+        except Exception as error:
+            raise DataError(f"cannot read {place}: {error}; remove that folder, and it is computed again") from error
+
+    def store(self, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Write an entry; where another process was quicker, its own stays. Raises DFMError."""
+        place = self.place(description)
+        partial = self.folder / f".{place.name}.{uuid.uuid4().hex}"
+        try:
+            partial.mkdir(parents=True)
+            save_file({name: value.contiguous() for name, value in tensors.items()}, partial / _TENSORS)
+            write_json(partial / _DESCRIPTION, description)
+            if not place.exists():
+                os.rename(partial, place)
+        except OSError as error:
+            if not place.is_dir():
+                raise DFMError(
+                    f"cannot write the reference statistics to {self.folder}: {error}; choose another with --cache"
+                ) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)

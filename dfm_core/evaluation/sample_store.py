@@ -1,0 +1,139 @@
+"""Generated images on disk, with what they were made with: image i is made once, whoever asks for it."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import json
+import os
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dfm_core.errors import DataError, DFMError
+from dfm_core.evaluation.image_sets import all_blocks
+from dfm_core.images import to_uint8
+from dfm_core.interfaces.dataset import Dataset, DatasetFacts, Sample
+from dfm_core.latent_shards import write_json
+from dfm_core.plugins import Options
+from dfm_core.training.distributed import World
+
+REQUEST_FILE = "request.json"
+_FILE = re.compile(r"(\d+)-(\d+)\.safetensors")
+_NAME = "{:08d}-{:08d}.safetensors"
+
+Generate = Callable[[range], tuple[Tensor, list[int] | None]]
+"""Images [B, C, H, W] in [-1, 1] of a range of indices, and their classes, if any."""
+
+
+def digest_of(values: Mapping[str, Any]) -> str:
+    """Digest of plain data, 16 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class SampleStore:
+    """A folder of files `first-stop.safetensors` with 8-bit images, for one request."""
+
+    def __init__(self, root: Path, request: Mapping[str, Any]) -> None:
+        """Name the folder below `root` after the request: plain data, all that the images depend on."""
+        self.folder, self.request = root / digest_of(request), request
+
+    def ranges(self) -> list[range]:
+        """Indices of the images that are there, one range a file, in order."""
+        found = [_FILE.fullmatch(path.name) for path in self.folder.glob("*.safetensors")]
+        return sorted((range(int(m[1]), int(m[2])) for m in found if m), key=lambda part: part.start)
+
+    def missing(self, num: int) -> list[range]:
+        """Indices below `num` that are not there, in ranges within blocks."""
+        there = {index for part in self.ranges() for index in part}
+        gaps: list[range] = []
+        for block in all_blocks(num):
+            start = block.start
+            for index in (*block, block.stop):
+                if index == block.stop or index in there:
+                    gaps += [range(start, index)] if index > start else []
+                    start = index + 1
+        return gaps
+
+    def fill(self, num: int, generate: Generate, world: World, report: Callable[[int, int], None]) -> None:
+        """Make the images below `num` that are missing, every process its own. All processes must call.
+
+        report: told (made, to be made) by this process after every file.
+        """
+        world.once(self._open)
+        missing = world.once(lambda: [(part.start, part.stop) for part in self.missing(num)])
+        own = [range(start, stop) for start, stop in missing[world.index :: world.size]]
+        made, total = 0, sum(map(len, own))
+        for part in own:
+            images, labels = generate(part)
+            self._write(part, images, labels)
+            made += len(part)
+            report(made, total)
+        world.gather(None)
+
+    def _open(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / REQUEST_FILE, self.request)
+        except OSError as error:
+            raise DFMError(f"cannot write into {self.folder}: {error.strerror}") from error
+
+    def _write(self, part: range, images: Tensor, labels: list[int] | None) -> None:
+        tensors = {"images": to_uint8(images).cpu().contiguous()}
+        if labels is not None:
+            tensors["labels"] = torch.tensor(labels)
+        save_complete(self.folder / _NAME.format(part.start, part.stop), tensors)
+
+
+def save_complete(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file that appears complete or not at all. Raises DFMError."""
+    # A name of its own, not tempfile's: that would make a file which nobody else may read.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DFMError(f"cannot write {path}: {error}. Is the disk full? The same command goes on") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class StoredSamples(Dataset):
+    """The first `num` images of a store."""
+
+    def __init__(self, store: SampleStore, num: int, facts: DatasetFacts, classes: tuple[str, ...]) -> None:
+        super().__init__(Options(), facts)
+        self._num, self._classes, self._folder = num, classes, store.folder
+        self._ranges = store.ranges()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Those of the model."""
+        return self._classes
+
+    def __len__(self) -> int:
+        return self._num
+
+    def load(self, index: int, epoch: int) -> Sample:
+        """Image and label `index`."""
+        part = self._ranges[bisect.bisect_right([part.start for part in self._ranges], index) - 1]
+        tensors = _read(self._folder / _NAME.format(part.start, part.stop))
+        sample: Sample = {"image": tensors["images"][index - part.start].float() / 127.5 - 1}
+        if "labels" in tensors:
+            sample["label"] = int(tensors["labels"][index - part.start])
+        return sample
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise DataError(f"cannot read the samples {path}: {error}; remove the file and evaluate again") from error

@@ -1,0 +1,81 @@
+"""`dit_experts`: one transformer a stage, as cascaded models have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from dfm_core.errors import ConfigError
+from dfm_core.interfaces.backbone import Backbone, BackboneFacts, Conditioning
+from dfm_core.stages import Stages
+from dfm_plugins.backbones.dit import DiT
+from dfm_plugins.backbones.rows import pick, pick_label, put, rows_where
+from dfm_plugins.backbones.specs import DiTExpertsOptions
+from dfm_plugins.backbones.token_grid import choose_patching
+
+
+class DiTExperts(Backbone):
+    """Network k sees the stages 1…k, and runs where k is the finest visible stage. All have one token grid.
+
+    The tokens of the earlier stages are added to those of stage k: the compute of a step does not grow. Weights of
+    another run begin a network that is trained with those of the finest frozen one, wherever name and shape agree.
+    """
+
+    options: DiTExpertsOptions
+    splits_batch = True
+
+    def __init__(self, options: DiTExpertsOptions, facts: BackboneFacts) -> None:
+        super().__init__(options, facts)
+        num_stages = len(facts.layout)
+        if max(options.frozen, default=0) > num_stages or len(set(options.frozen)) == num_stages:
+            raise ConfigError(
+                f"backbone.options.frozen: expected some of the stages 1 to {num_stages}, not all of them, got "
+                f"{list(options.frozen)}"
+            )
+        tokens = min(choose_patching(facts.layout, options.token_grid, options.patch_size).grid)
+        shared = options.model_copy(update={"token_grid": tokens, "patch_size": None})
+        self.experts = nn.ModuleList(
+            DiT(shared, replace(facts, layout=facts.layout.prefix(count))) for count in range(1, num_stages + 1)
+        )
+        for number in options.frozen:
+            self.experts[number - 1].requires_grad_(False)
+
+    def forward(self, noisy_stages: Sequence[Tensor], t: Tensor, visible: Tensor, conditioning: Conditioning) -> Stages:
+        """Return the velocities in the shapes and dtype of `noisy_stages`, zero beyond a sample's finest stage."""
+        device = noisy_stages[0].device
+        finest = torch.where(visible, torch.arange(visible.shape[1], device=visible.device), 0).amax(1)
+        velocities = [torch.zeros_like(stage) for stage in noisy_stages]
+        for index, expert in enumerate(cast(Iterable[DiT], self.experts)):
+            rows = rows_where(finest == index, device)
+            if not len(rows):
+                continue
+            time, seen = pick((t[:, : index + 1], visible[:, : index + 1].to(device)), rows)
+            parts = expert(pick(noisy_stages[: index + 1], rows), time, seen, pick_label(conditioning, rows))
+            for stage, part in enumerate(parts):
+                velocities[stage] = put(velocities[stage], rows, part)
+        return tuple(velocities)
+
+    def describe(self) -> dict[str, str]:
+        """Those of the finest stage's network, and how many there are."""
+        frozen = ", ".join(map(str, self.options.frozen))
+        networks = f"{len(self.experts)}" + (f", frozen: {frozen}" if frozen else "")
+        return {**cast(DiT, self.experts[-1]).describe(), "networks": networks}
+
+    def stage_parameters(self) -> Sequence[Sequence[nn.Parameter]]:
+        """Each stage's network."""
+        return [list(expert.parameters()) for expert in self.experts]
+
+    def initial_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Begin each network that is trained, after a frozen one, with the weights of that one."""
+        begun = dict(weights)
+        for number in range(2, len(self.experts) + 1):
+            before = [frozen for frozen in self.options.frozen if frozen < number]
+            if number in self.options.frozen or not before:
+                continue
+            source, own = f"experts.{max(before) - 1}.", f"experts.{number - 1}."
+            begun |= {own + name[len(source) :]: value for name, value in weights.items() if name.startswith(source)}
+        return begun

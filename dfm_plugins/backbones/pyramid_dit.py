@@ -1,0 +1,61 @@
+"""`pyramid_dit`: one transformer that meets every stage alone, with as many tokens as the stage has patches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from dfm_core.errors import CompositionError
+from dfm_core.interfaces.backbone import Backbone, BackboneFacts, Conditioning
+from dfm_core.stages import StageLayout, Stages
+from dfm_plugins.backbones.dit import DiT
+from dfm_plugins.backbones.rows import pick, pick_label, put, rows_where
+from dfm_plugins.backbones.specs import PyramidDiTOptions
+
+
+class PyramidDiT(Backbone):
+    """A plain DiT, built for the finest stage and called once for each stage that is visible somewhere in the batch.
+
+    All weights are shared, and stages do not see each other. Absolute positions cover the same area at every size. The
+    network is not told which stage it meets: its path's time says that (Pyramidal Flow's clock runs on from one stage
+    to the next), and the number of tokens.
+    """
+
+    options: PyramidDiTOptions
+    splits_batch = True
+
+    def __init__(self, options: PyramidDiTOptions, facts: BackboneFacts) -> None:
+        super().__init__(options, facts)
+        channels = {stage.shape[0] for stage in facts.layout}
+        sizes = [stage.shape[1:] for stage in facts.layout]
+        if len(channels) > 1 or any(length % options.patch_size for size in sizes for length in size):
+            shapes = ", ".join("x".join(map(str, stage.shape)) for stage in facts.layout)
+            raise CompositionError(
+                f"pyramid_dit: expected stages of the same channels, in sizes that the patch of {options.patch_size} "
+                f"divides, got {shapes}; use the decomposition downsampled, or another patch_size"
+            )
+        self.network = DiT(options, replace(facts, layout=StageLayout(facts.layout.stages[-1:])))
+
+    def forward(self, noisy_stages: Sequence[Tensor], t: Tensor, visible: Tensor, conditioning: Conditioning) -> Stages:
+        """Return the velocities in the shapes and dtype of `noisy_stages`, zero where a stage is invisible."""
+        velocities = []
+        for index, stage in enumerate(noisy_stages):
+            rows = rows_where(visible[:, index], stage.device)
+            velocity = torch.zeros_like(stage)
+            if len(rows):
+                (part,), (time,) = pick([stage], rows), pick([t[:, index : index + 1]], rows)
+                seen = torch.ones_like(time, dtype=torch.bool)
+                (part,) = self.network((part,), time, seen, pick_label(conditioning, rows))
+                velocity = put(velocity, rows, part)
+            velocities.append(velocity)
+        return tuple(velocities)
+
+    def describe(self) -> dict[str, str]:
+        """The token grid of each stage at the training size, and the patch."""
+        patch = self.options.patch_size
+        grids = [tuple(length // patch for length in stage.shape[1:]) for stage in self.facts.layout]
+        tokens = ", ".join(f"{height}x{width} = {height * width}" for height, width in grids)
+        return {"tokens": tokens, "patch": str(patch)}

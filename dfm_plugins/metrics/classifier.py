@@ -1,0 +1,167 @@
+"""A small classifier, trained on the reference at hand, whose features need no weights from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dfm_core.errors import DataError
+from dfm_core.interfaces.autoencoder import state_digest
+from dfm_core.interfaces.metric import ImageBatch, MetricFacts
+from dfm_core.randomness import derive_generator, derive_seed
+from dfm_plugins.metrics.frechet import Extractor, FrechetDistance
+from dfm_plugins.metrics.specs import ClassifierFrechetOptions, ClassifierOptions
+
+WIDTHS = (32, 64, 64)
+TURNS = 4
+_ACCURACY = "accuracy"
+_BATCH = 64
+_HELD_OUT = 10
+_LEARNING_RATE = 3e-3
+
+
+class Classifier(nn.Module):
+    """Three convolutions of stride 2, the mean over places as features (B, 64), and a linear layer on top."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        convolutions = [nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise((channels, *WIDTHS))]
+        norms = [nn.GroupNorm(8, width) for width in WIDTHS]
+        layers = zip(convolutions, norms, strict=True)
+        self.body = nn.Sequential(*(part for pair in layers for part in (*pair, nn.SiLU())))
+        self.head = nn.Linear(WIDTHS[-1], classes)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Describe images (B, C, H, W) by (B, 64)."""
+        described: Tensor = self.body(images).mean((-2, -1))
+        return described
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, classes)."""
+        logits: Tensor = self.head(self.features(images))
+        return logits
+
+
+class ClassifierFeatures(Extractor):
+    """Features of a classifier of the reference's classes; without labels, of one that tells how an image is turned.
+
+    Gidaris et al. 2018 for the latter: by 0, 1, 2 or 3 quarter turns.
+    """
+
+    name, dimensions = "classifier", WIDTHS[-1]
+
+    def __init__(self, options: ClassifierOptions, facts: MetricFacts) -> None:
+        self.options, self.facts = options, facts
+        self.network = self._untrained().eval().requires_grad_(False)
+        self._accuracy = float("nan")
+
+    def _untrained(self) -> Classifier:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.options.seed, "classifier"))
+            return Classifier(self.facts.channels, len(self.facts.classes) or TURNS).to(self.facts.device)
+
+    @property
+    def variant(self) -> Mapping[str, str | int | float]:
+        """What it was trained for, with which seed, and how well it does on images that it was not trained on."""
+        task = f"{len(self.facts.classes)} classes" if self.facts.classes else "quarter turns of unlabelled images"
+        return {
+            "network": f"classifier of {task}",
+            "seed": self.options.seed,
+            _ACCURACY: self._accuracy,
+            "digest": state_digest(self.network.state_dict()),
+        }
+
+    def __call__(self, batch: ImageBatch) -> Tensor:
+        """Return features (B, 64)."""
+        return self.network.features(shrunk(batch.images, self.options.resolution))
+
+    def prepare(self, reference: Iterable[ImageBatch]) -> dict[str, Tensor]:
+        """Train on nine tenths of the images, measure the accuracy on the others."""
+        images, labels = self._examples(reference)
+        held_out = max(1, len(images) // _HELD_OUT)
+        train, test = slice(held_out, None), slice(held_out)
+        network = self._untrained()
+        with torch.enable_grad():
+            self._train(network, images[train], None if labels is None else labels[train])
+        accuracy = self._measure(network.eval(), images[test], None if labels is None else labels[test])
+        return {**network.state_dict(), _ACCURACY: torch.tensor(accuracy, dtype=torch.float64)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take weights and accuracy."""
+        self.network.load_state_dict({name: value for name, value in state.items() if name != _ACCURACY})
+        self._accuracy = round(float(state[_ACCURACY]), 4)
+
+    def _examples(self, reference: Iterable[ImageBatch]) -> tuple[Tensor, Tensor | None]:
+        """The first images, small, on the device; and their labels, where there are any."""
+        images, labels, count = [], [], 0
+        for batch in reference:
+            images.append(shrunk(batch.images, self.options.resolution))
+            labels += [] if batch.labels is None else [batch.labels]
+            count += len(batch.images)
+            if count >= self.options.training_images:
+                break
+        if count < 2:
+            raise DataError(f"the classifier needs at least 2 reference images, got {count}")
+        number = self.options.training_images
+        together = torch.cat(images)[:number]
+        if not self.facts.classes:
+            square = min(together.shape[-2:])
+            return centre(together, square), None
+        return together, torch.cat(labels)[:number].to(self.facts.device)
+
+    def _train(self, network: Classifier, images: Tensor, labels: Tensor | None) -> None:
+        steps = self.options.steps
+        optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE, weight_decay=1e-2)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=steps + 1)
+        generator = derive_generator(self.options.seed, "classifier batches")
+        for _ in range(steps):
+            chosen = torch.randint(len(images), (min(_BATCH, len(images)),), generator=generator).to(images.device)
+            shown, expected = self._task(images[chosen], None if labels is None else labels[chosen], generator)
+            loss = F.cross_entropy(network(shown), expected)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+
+    def _task(self, images: Tensor, labels: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """What is shown and what is to be said of it."""
+        if labels is not None:
+            return images, labels
+        turns = torch.randint(TURNS, (len(images),), generator=generator)
+        turned = [torch.rot90(image, int(turn), (-2, -1)) for image, turn in zip(images, turns, strict=True)]
+        return torch.stack(turned), turns.to(images.device)
+
+    def _measure(self, network: Classifier, images: Tensor, labels: Tensor | None) -> float:
+        generator = derive_generator(self.options.seed, "classifier test")
+        shown, expected = self._task(images, labels, generator)
+        with torch.no_grad():
+            guesses = torch.cat([network(part).argmax(1) for part in shown.split(_BATCH)])
+        return float((guesses == expected).double().mean())
+
+
+class ClassifierFrechetDistance(FrechetDistance):
+    """Fréchet distance of the classifier's features. Numbers are comparable where the reference is the same."""
+
+    options: ClassifierFrechetOptions
+
+    def __init__(self, options: ClassifierFrechetOptions, facts: MetricFacts) -> None:
+        super().__init__(options, facts, ClassifierFeatures(options, facts), "fd")
+
+
+def shrunk(images: Tensor, short_side: int) -> Tensor:
+    """Images whose short side is at most so long, shrunk with antialiasing."""
+    height, width = images.shape[-2:]
+    if min(height, width) <= short_side:
+        return images
+    size = [round(length * short_side / min(height, width)) for length in (height, width)]
+    return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def centre(images: Tensor, length: int) -> Tensor:
+    """The square in the middle of images (B, C, H, W)."""
+    top, left = ((side - length) // 2 for side in images.shape[-2:])
+    return images[..., top : top + length, left : left + length]

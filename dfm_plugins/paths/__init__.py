@@ -1,0 +1,1 @@
+"""The probability paths that ship."""

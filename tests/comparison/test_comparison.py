@@ -1,0 +1,227 @@
+"""Whole comparisons of tiny variants: paired, resumable, the same numbers whatever interrupts them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from comparison_files import TINY, write
+from PIL import Image
+from torch import Tensor
+
+from dfm_core.cli.app import main
+from dfm_core.comparison.config import read_comparison
+from dfm_core.comparison.evaluation import result_file
+from dfm_core.comparison.plan import make_plan
+from dfm_core.comparison.runner import Comparison
+from dfm_core.comparison.training import training_folder
+from dfm_core.errors import UsageError
+from dfm_core.evaluation import run_samples
+from dfm_core.plugins.registry import default_registry
+from dfm_core.randomness import BatchRandomness
+from dfm_core.training.learner import Learner
+from dfm_core.training.progress import QuietReporter
+
+INTERRUPTED = 130
+Batches = dict[tuple[int, int], list[dict[str, Tensor]]]
+"""(seed, step) -> what each variant was trained on."""
+
+
+def compare(file: Path, output: Path, *flags: str) -> int:
+    return main(["compare", str(file), "--output", str(output), "--quiet", *flags])
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> Batches:
+    """Fills with the batches of all trainings."""
+    found: Batches = {}
+    step = Learner.step
+
+    def recorded(self: Learner, index: int, batch: Mapping[str, Tensor], measure: bool = False) -> Any:
+        found.setdefault((self._seed, index), []).append({name: value.clone() for name, value in batch.items()})
+        return step(self, index, batch, measure)
+
+    monkeypatch.setattr(Learner, "step", recorded)
+    return found
+
+
+def test_a_comparison_is_paired_and_survives_interruptions(
+    tiny_file: Path, tmp_path: Path, batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert compare(tiny_file, tmp_path / "whole", "--seeds", "0,1") == 0
+    # Same data in the same order for all variants, and other data for another seed.
+    for (_, index), seen in batches.items():
+        assert len(seen) == (2 if index < 7 else 1)  # the cheaper variant has a step more
+        assert all(torch.equal(seen[0][name], other[name]) for other in seen for name in ("image", "label"))
+    assert not torch.equal(batches[0, 0][0]["image"], batches[1, 0][0]["image"])
+
+    # Broken off without a word: in a training, and between two batches of samples.
+    with monkeypatch.context() as patch:
+        breaks = breaking(Learner.step, 12)
+        patch.setattr(Learner, "step", breaks)
+        assert compare(tiny_file, tmp_path / "broken", "--seeds", "0,1") == INTERRUPTED
+    with monkeypatch.context() as patch:
+        patch.setattr(run_samples, "generate_images", breaking(run_samples.generate_images, 5))
+        assert compare(tiny_file, tmp_path / "broken", "--seeds", "0,1") == INTERRUPTED
+    assert not (tmp_path / "broken" / "results.json").exists()
+    assert compare(tiny_file, tmp_path / "broken", "--seeds", "0,1") == 0
+    whole, broken = ((tmp_path / name / "results.json").read_bytes() for name in ("whole", "broken"))
+    assert whole == broken
+
+    # Finished: nothing is done again, and one variant alone says the same.
+    trained = len(batches)
+    batches.clear()
+    assert compare(tiny_file, tmp_path / "whole", "--seeds", "0,1", "--only", "haar") == 0
+    assert not batches
+    assert trained
+    assert (tmp_path / "whole" / "results.json").read_bytes() == whole
+    check_results(tmp_path / "whole")
+
+
+def breaking(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
+    """The function, which at the call of that number is as if the process had been killed."""
+    made = 0
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal made
+        made += 1
+        if made == calls:
+            raise KeyboardInterrupt
+        return function(*arguments, **options)
+
+    return counted
+
+
+def check_results(folder: Path) -> None:
+    results = json.loads((folder / "results.json").read_text())
+    assert (results["reference"], results["seeds"], results["samples"]) == ("flow-matching", [0, 1], 12)
+    assert {name: about["steps"] for name, about in results["variants"].items()} == {"flow-matching": [8], "haar": [7]}
+    (table,) = results["metrics"]
+    assert table["real"]["images"] == 12
+    haar = table["variants"]["haar"]
+    values = {name: list(variant["values"].values()) for name, variant in table["variants"].items()}
+    logs = (torch.tensor(values["haar"]).double() / torch.tensor(values["flow-matching"]).double()).log()
+    assert haar["log_ratio"]["mean"] == pytest.approx(float(logs.mean()), rel=1e-6)
+    assert haar["log_ratio"]["error"] == pytest.approx(float(logs.std() / 2**0.5), rel=1e-6)
+    assert haar["verdict"] in ("won", "lost", "open")
+    assert table["variants"]["flow-matching"]["verdict"] is None
+    for curve in table["curves"].values():
+        assert len(curve) == 2
+        assert all(set(point["values"]) == {"0", "1"} for point in curve)
+    page = (folder / "results.md").read_text()
+    assert "| haar | 7 |" in page
+    assert "real images against real ones" in page
+    assert "beyond 12.7 standard errors" in page
+    with Image.open(folder / "convergence.png") as picture:
+        assert min(picture.size) > 200
+    assert not (folder / "samples").exists()
+    assert len(list(folder.glob("evaluations/haar/seed-*/*.png"))) == 4
+
+
+def test_noise_is_paired_where_stages_have_the_same_shape() -> None:
+    drawn = [BatchRandomness(3, 5, 0, 4, 4).own("noise", "cpu") for _ in range(2)]
+    first, second = (torch.randn(4, 3, 16, 16, generator=generator) for generator in drawn)
+    assert torch.equal(first, second)
+
+
+def test_several_runs_in_a_row_and_one_seed_without_a_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = TINY["base"]["backbone"]["options"]
+    runs = [
+        {"share": 0.75, "preset": "cascaded", "stage_schedule": {"options": {"steps": [1]}}},
+        {"share": 0.25, "preset": "cascaded-second", "stage_schedule": {"options": {"steps": [1, 2]}}},
+    ]
+    variants = {
+        "flow-matching": TINY["variants"]["flow-matching"],
+        "cascaded": {"runs": [{**run, "backbone": {"options": network}} for run in runs]},
+    }
+    file = write(tmp_path / "rows.yaml", {**TINY, "variants": variants})
+    assert compare(file, tmp_path / "out", "--only", "cascaded", "--json") == 0
+    results = json.loads(capsys.readouterr().out)
+    first, second = results["variants"]["cascaded"]["steps"]
+    folder = tmp_path / "out" / "runs" / "cascaded" / "seed-0"
+    assert (folder / "run-1" / "checkpoints" / f"step_{first:08d}").is_dir()
+    assert (folder / "run-2" / "checkpoints" / f"step_{second:08d}").is_dir()
+    # The other is not measured, so there is nothing to compare with.
+    (table,) = results["metrics"]
+    assert table["variants"]["flow-matching"]["spread"] is None
+    assert (table["variants"]["cascaded"]["log_ratio"], table["variants"]["cascaded"]["verdict"]) == (None, None)
+    assert (tmp_path / "out" / "convergence.png").is_file()
+
+
+def test_a_rate_that_diverges_is_not_chosen(tmp_path: Path) -> None:
+    rates = {"values": [1e-3, 1e30]}
+    variants = {"flow-matching": TINY["variants"]["flow-matching"]}
+    base = {**TINY["base"], "training": {**TINY["base"]["training"], "clip_norm": None}}
+    file = write(tmp_path / "rates.yaml", {**TINY, "base": base, "variants": variants, "learning_rates": rates})
+    output = tmp_path / "out"
+    assert compare(file, output) == 0
+    assert json.loads((output / "results.json").read_text())["variants"]["flow-matching"]["learning_rate"] == 1e-3
+    assert (output / "runs" / "flow-matching" / "rate-1e+30" / "seed-0" / "diverged.txt").is_file()
+    assert len(list(output.glob("evaluations/flow-matching/rate-0.001/seed-0/*.json"))) == 2
+
+
+def test_the_best_rate_is_chosen_by_the_first_metric(tiny_file: Path, tmp_path: Path) -> None:
+    comparison = comparison_with_rates(tiny_file, tmp_path, [1e-3, 2e-3, 4e-3])
+    with pytest.raises(UsageError, match="not all tried yet"):
+        comparison.rate("haar")
+    for better, best in (("lower", 2e-3), ("higher", 4e-3)):
+        for rate, value in ((1e-3, 5.0), (2e-3, 3.0), (4e-3, 7.0)):
+            write_result(comparison, "haar", rate, value, better)
+        assert comparison.rate("haar") == best
+    write_result(comparison, "haar", 4e-3, None, "higher")
+    assert comparison.rate("haar") == 1e-3
+    folder = training_folder(comparison.folder, comparison.plan, "haar", 0, 1e-3)
+    folder.mkdir(parents=True)
+    (folder / "diverged.txt").write_text("")
+    assert comparison.rate("haar") == 2e-3
+
+
+def comparison_with_rates(file: Path, folder: Path, rates: list[float]) -> Comparison:
+    settings = read_comparison(file)
+    grid = type(settings).model_validate({**settings.model_dump(), "learning_rates": {"values": rates}})
+    registry = default_registry()
+    return Comparison(folder, make_plan(grid, registry), registry, QuietReporter, print, print)
+
+
+def write_result(comparison: Comparison, variant: str, rate: float, value: float | None, better: str) -> None:
+    point = comparison.plan.schedules[variant].points[-1]
+    file = result_file(comparison.folder, variant, 0, rate, point, 1.0)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    result = {"metric": "spectrum", "better": better, "values": {"spectrum": value}}
+    file.write_text(json.dumps({"results": [result]}))
+
+
+def test_an_ablation_of_sampling_trains_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = {"stage_schedule.options.steps": [[2, 1], [1, 2]]}
+    file = write(tmp_path / "steps.yaml", {**TINY, "variants": None, "sweep": sweep})
+    arguments = ["ablate", str(file), "--num", "8", "--points", "1", "--batch-size", "2", "--max-steps", "4"]
+    assert main([*arguments, "--quiet", "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert Path(results["folder"]) == Path("ablations/steps")
+    assert {about["training"] for about in results["variants"].values()} == {"steps=2-1"}
+    assert results["variants"]["steps=1-2"]["steps"] == [4]
+    assert [path.name for path in Path("ablations/steps/runs").iterdir()] == ["steps=2-1"]
+    values = [variant["values"]["0"] for variant in results["metrics"][0]["variants"].values()]
+    assert values[0] != values[1]
+
+
+def test_a_dry_run_writes_nothing(tiny_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", str(tiny_file), "--dry-run", "--quiet"]) == 0
+    out = capsys.readouterr().out
+    assert "haar           7      " in out
+    assert "2 trainings of 2 variants, " in out
+    assert not Path("comparisons").exists()
+    flags = ["--stages", "8,16", "--device", "cpu", "--set", "backbone.options.depth=1", "--max-steps", "10"]
+    sweep = ["--sweep", "decomposition=dct,dwt", "--sweep", "flow.standardize=true,false", "--together"]
+    assert main(["ablate", *sweep, *flags, "--dry-run", "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert list(planned["variants"]) == [
+        *("decomposition=dct, standardize=true", "decomposition=dwt, standardize=false"),
+    ]
+    assert planned["variants"]["decomposition=dct, standardize=true"]["steps"] == [10]

@@ -1,0 +1,170 @@
+"""Every law over the metrics that need no files, and a broken metric for every law."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import pytest
+import torch
+from torch import Tensor
+
+from dfm_core.conformance import LawBroken, laws_of
+from dfm_core.conformance.cases import cases_of
+from dfm_core.conformance.law import Law
+from dfm_core.errors import PluginError
+from dfm_core.interfaces.metric import Features, ImageBatch, Metric, MetricFacts, Values
+from dfm_core.plugins import Options
+from dfm_core.plugins.registry import Registry
+from dfm_core.randomness import derive_generator
+
+LAWS = {law.name: law for law in laws_of("metric")}
+SMALL: dict[str, dict[str, object]] = {
+    "swd": {"patches": 8, "directions": 32},
+    "spectrum": {"bands": 3},
+    "fd": {"steps": 5},
+    "precision_recall": {"steps": 5, "neighbours": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def metrics() -> dict[str, list[Metric]]:
+    """Each metric in each case, built once."""
+    registry = Registry.discover({})
+    return {
+        name: [registry.create("metric", name, options, case.facts) for case in cases_of("metric")]
+        for name, options in SMALL.items()
+    }
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+def test_metric_holds_law(law: Law, name: str, metrics: dict[str, list[Metric]]) -> None:
+    for metric in metrics[name]:
+        law.check(metric)
+
+
+def mean_colour(batch: ImageBatch) -> Tensor:
+    return batch.images.mean((-2, -1)).cpu()
+
+
+class Good(Metric):
+    """Distance of mean colours, centred at the reference's; the broken ones change one thing."""
+
+    def __init__(self) -> None:
+        super().__init__(Options(), MetricFacts((32, 32), 3, ("first", "second")))
+        self.centre = torch.zeros(3)
+
+    def prepare(self, reference: Iterable[ImageBatch]) -> dict[str, Tensor]:
+        return {"centre": torch.cat([mean_colour(batch) for batch in reference]).mean(0)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.centre = state["centre"].clone()
+
+    def features(self, batch: ImageBatch) -> Features:
+        jitter = [torch.rand(1, generator=derive_generator(0, index)) for index in batch.indices]
+        return {"colour": mean_colour(batch) - self.centre + 0.01 * torch.stack(jitter)}
+
+    def against(self, reference: Features) -> Callable[[Features], Values]:
+        expected, spread = reference["colour"].mean(0), reference["colour"].std(0)
+
+        def measure(samples: Features) -> Values:
+            spreads = float((samples["colour"].std(0) - spread).abs().sum())
+            return {"colour": float((samples["colour"].mean(0) - expected).abs().sum()) + spreads, "spread": spreads}
+
+        return measure
+
+
+class Made(Good):
+    """Instances are made as core makes them."""
+
+    def __init__(self, options: Options | None = None, facts: MetricFacts | None = None) -> None:
+        super().__init__()
+
+
+class DropsARow(Made):
+    def features(self, batch: ImageBatch) -> Features:
+        return (
+            {"colour": super().features(batch)["colour"][:-1]} if len(batch.indices) > 20 else super().features(batch)
+        )
+
+
+class OfTheBatch(Made):
+    def features(self, batch: ImageBatch) -> Features:
+        rows = super().features(batch)["colour"]
+        return {"colour": rows + rows.mean(0)}
+
+
+class OfGlobalState(Made):
+    def features(self, batch: ImageBatch) -> Features:
+        return {"colour": super().features(batch)["colour"] + 1e-6 * torch.rand(1)}
+
+
+class Writing(Made):
+    def features(self, batch: ImageBatch) -> Features:
+        found = super().features(batch)
+        batch.images.clamp_(-0.2, 0.2)
+        return found
+
+
+class NotANumber(Made):
+    def against(self, reference: Features) -> Callable[[Features], Values]:
+        measure = super().against(reference)
+        return lambda samples: {**measure(samples), "more": float("nan")}
+
+
+class InOrder(Made):
+    def against(self, reference: Features) -> Callable[[Features], Values]:
+        measure = super().against(reference)
+        return lambda samples: {**measure(samples), "first": float(samples["colour"][0, 0])}
+
+
+class Forgetful(Made):
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        if not hasattr(type(self), "taken"):
+            type(self).taken = True  # type: ignore[attr-defined]
+            super().restore(state)
+
+
+class UpsideDown(Made):
+    better = "higher"
+
+
+class Alone(Made):
+    def against(self, reference: Features) -> Callable[[Features], Values]:
+        return lambda samples: {"colour": float(samples["colour"].std()) - 9.0, "spread": 0.0}
+
+
+BROKEN: dict[str, type[Made]] = {
+    "features_have_one_row_an_image": DropsARow,
+    "images_do_not_influence_each_other": OfTheBatch,
+    "no_global_randomness": OfGlobalState,
+    "inputs_are_not_changed": Writing,
+    "numbers_are_finite": NotANumber,
+    "the_order_of_images_does_not_matter": InOrder,
+    "a_state_makes_another_instance_the_same": Forgetful,
+    "the_reference_itself_is_better_than_noise": UpsideDown,
+    "numbers_depend_on_the_reference": Alone,
+}
+
+
+def test_every_law_has_a_broken_metric() -> None:
+    assert set(BROKEN) == set(LAWS)
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+def test_the_metric_that_is_not_broken_holds_law(law: Law) -> None:
+    law.check(Made())
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_broken_metric_fails_its_law(broken: str) -> None:
+    with pytest.raises(LawBroken, match=r"."):
+        LAWS[broken].check(BROKEN[broken]())
+
+
+def test_a_state_that_nobody_takes_is_an_error() -> None:
+    class Careless(Made):
+        restore = Metric.restore
+
+    with pytest.raises(PluginError, match=r"Careless\.prepare returns a state, so it needs a method restore"):
+        Careless().restore({"centre": torch.zeros(3)})

@@ -1,0 +1,60 @@
+"""Random weights on disk: a whole FID Inception, tiny DINOv2 and CLIP models as transformers saves them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from dfm_plugins.metrics.inception import empty_network
+
+
+def save_inception(path: Path) -> Path:
+    """Weights of random sign that keep activations alive, as .pth."""
+    generator = torch.Generator().manual_seed(0)
+    state = empty_network().state_dict()
+    for name, value in state.items():
+        if name.endswith(("conv.weight", "fc.weight")):
+            fan = value[0].numel()
+            state[name] = torch.randn(value.shape, generator=generator).mul_((2 / fan) ** 0.5)
+        else:
+            ones = name.endswith(("bn.weight", "running_var"))
+            state[name] = torch.ones_like(value) if ones else torch.zeros_like(value)
+    torch.save(state, path)
+    return path
+
+
+def save_dinov2(folder: Path) -> Path:
+    """16 features, patches of 14."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    config = Dinov2Config(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, mlp_ratio=2, image_size=28, patch_size=14
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        Dinov2Model(config).save_pretrained(folder)
+    return folder
+
+
+def save_clip(folder: Path, words: list[str]) -> Path:
+    """Embeddings of 8 numbers, images of 16 pixels, a tokenizer that knows whole words only."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
+
+    vocabulary = {word: index for index, word in enumerate(["<pad>", "<unk>", "<end>", *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", eos_token="<end>")
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**sizes, "vocab_size": len(vocabulary), "max_position_embeddings": 16, "eos_token_id": 2, "pad_token_id": 0}
+    config = CLIPConfig(text_config=text, vision_config={**sizes, "image_size": 16, "patch_size": 8}, projection_dim=8)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        CLIPModel(config).save_pretrained(folder)
+    fast.save_pretrained(folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
