@@ -43,7 +43,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "run_curves",
         "encoding",
     ),
-    ("curve_plots",),
+    ("curve_plots", "bench"),
     ("conformance.composition",),
     ("api",),
     ("cli", "__main__"),

@@ -15,6 +15,7 @@ import typer
 from typer.main import get_command
 
 from dfm_core.cli import config, plugins
+from dfm_core.cli.bench import bench
 from dfm_core.cli.decompose import decompose
 from dfm_core.cli.encode import encode
 from dfm_core.cli.env import env
@@ -66,7 +67,7 @@ def _top(
     pass
 
 
-for _command in (train, sample, encode, decompose, schedule, runs, plot, export, env):
+for _command in (train, sample, encode, decompose, schedule, runs, plot, bench, export, env):
     app.command()(_command)
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(config.app, name="config")
