@@ -36,7 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("model", "plan", "run_evaluation", "run_processes", "run_status", "run_continuation"),
     ("runs", "run_list", "run_curves", "encoding"),
-    ("curve_plots", "evaluation"),
+    ("curve_plots", "evaluation", "bench"),
     ("comparison",),
     ("conformance.composition",),
     ("api",),

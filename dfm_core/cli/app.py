@@ -16,6 +16,7 @@ from typer.main import get_command
 
 from dfm_core.cli import config, plugins
 from dfm_core.cli.ablate import ablate
+from dfm_core.cli.bench import bench
 from dfm_core.cli.compare import compare
 from dfm_core.cli.decompose import decompose
 from dfm_core.cli.encode import encode
@@ -69,7 +70,7 @@ def _top(
     pass
 
 
-for _command in (train, sample, compare, ablate, encode, decompose, schedule, runs, plot, export, env):
+for _command in (train, sample, compare, ablate, encode, decompose, schedule, runs, plot, bench, export, env):
     app.command()(_command)
 app.command("eval")(evaluate)
 app.add_typer(plugins.app, name="plugins")

@@ -12,11 +12,10 @@ from dfm_core.config.resume import check_resume
 from dfm_core.config.run_config import RunConfig
 from dfm_core.errors import NonFiniteLossError
 from dfm_core.plugins.registry import Registry
-from dfm_core.run_status import check_not_training
 from dfm_core.runs import resume_run, start_run
-from dfm_core.training.checkpoint import FOLDER, checkpoint_name, list_checkpoints
+from dfm_core.training.checkpoint import FOLDER, checkpoint_name
 from dfm_core.training.progress import Reporter
-from dfm_core.training.run_directory import CONFIG_FILE, RunDirectory, replace_text
+from dfm_core.training.run_directory import CONFIG_FILE, replace_text
 
 DIVERGED = "diverged.txt"
 """Lies in the folder of a training whose loss was no number any more: it is not tried again."""
@@ -87,6 +86,8 @@ def train_run(
 ) -> None:
     """Begin a run, or go on with it. Raises TrainingInterrupted where it was stopped before its end."""
     begun = config if init_from is None else config.model_copy(update={"init_from": str(init_from.resolve())})
+    if run.exists() and not (run / CONFIG_FILE).exists():
+        shutil.rmtree(run)  # killed before it had begun
     if run.exists():
         check_resume(read_config(run / CONFIG_FILE, registry).config, begun, registry)
         finished = resume_run(run, begun, registry, reporter=reporter)

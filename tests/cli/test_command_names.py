@@ -59,6 +59,7 @@ FLAGS = {
     "encode": CONFIGURATION | {"--split", "--precision", "--flip", "--shard-size", "--nproc", "--json"},
     "decompose": CONFIGURATION | {"--json"},
     "schedule": CONFIGURATION | {"--steps", "--thresholds", "--plot", "--json"},
+    "bench": CONFIGURATION | {"--quick", "--json"},
     "export": set(),
     "runs": {"--json"},
     "plot": {"--keys", "--output", "--smooth", "--log", "--json"},
@@ -77,7 +78,7 @@ ARGUMENTS = {
 }
 EVERYWHERE = {"--debug", "--quiet", "--plugin", "--no-plugins"}
 VALUELESS = {"--compile", "--previews", "--animate", "--dry-run", "--flip", "--log", "--json", "--debug", "--quiet"}
-VALUELESS |= {"--no-plugins", "--load", "--together", "--any-calls"}
+VALUELESS |= {"--no-plugins", "--load", "--together", "--any-calls", "--quick"}
 REPEATED = {"--config", "--preset", "--set", "--plugin", "--sweep", "--only"}
 
 
