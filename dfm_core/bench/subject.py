@@ -92,6 +92,7 @@ def count_flops(composition: Composition) -> int | None:
     """FLOPs of forward and backward of one sample; None where a network of somebody else's cannot be counted."""
     backbone = composition.model.backbone
     try:
-        return training_flops(backbone, composition.layout, 1, bool(composition.data.classes))
+        shares, size = composition.timestep_sampler.visible_probabilities(), composition.config.training.batch_size
+        return training_flops(backbone, composition.layout, size, bool(composition.data.classes), shares) // size
     except Exception:
         return None
