@@ -109,7 +109,7 @@ class Assembler:
                         now["version"],
                     )
 
-    def check_media(self, kinds: Iterable[str] = KINDS) -> None:
+    def check_media(self, kinds: Iterable[str] = RUN_KINDS) -> None:
         """Raise CompositionError if a component does not take what the stages hold, images or clips.
 
         Components given as objects declare nothing.
@@ -147,7 +147,7 @@ class Assembler:
         batches: Iterable[Mapping[str, torch.Tensor]] = (),
     ) -> Composition:
         """Make everything but the data set. statistics: known ones, or None to estimate them from batches of data."""
-        self.check_media(kind for kind in KINDS if kind != "dataset")
+        self.check_media(kind for kind in RUN_KINDS if kind != "dataset")
         autoencoder = self.autoencoder(data.channels, device)
         decomposition = self.decomposition(autoencoder)
         check_latents(data, autoencoder, decomposition)

@@ -18,7 +18,7 @@ from dfm_core.interfaces.backbone import Backbone
 from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageScheduleFacts
 from dfm_core.interfaces.timestep_sampler import TimestepSampler, TimestepSamplerFacts
 from dfm_core.network_facts import VisibleShares, mean_square, meta_batch
-from dfm_core.plugins.kinds import KINDS
+from dfm_core.plugins.kinds import RUN_KINDS
 from dfm_core.stages import StageLayout, format_size
 
 FLOAT_BYTES = 4
@@ -55,7 +55,7 @@ class TrainingPlan:
 def plan_training(assembler: Assembler, data: DataDescription) -> TrainingPlan:
     """Make everything but the weights (on the meta device), see that it fits together, and count."""
     config = assembler.config
-    assembler.check_media(kind for kind in KINDS if kind != "dataset")
+    assembler.check_media(kind for kind in RUN_KINDS if kind != "dataset")
     autoencoder = assembler.autoencoder(data.channels, torch.device("cpu"))
     decomposition = assembler.decomposition(autoencoder)
     check_latents(data, autoencoder, decomposition)

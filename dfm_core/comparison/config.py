@@ -32,8 +32,10 @@ def listed(value: object) -> object:
     return [value] if isinstance(value, int | float | str | Mapping) else value
 
 
-def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Raise ValueError for an empty list, or for one that holds a value twice."""
+def distinct(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+    """Raise ValueError for an empty list, or for one that holds a value twice; None stays."""
+    if values is None:
+        return None
     names = [value.name if isinstance(value, ComponentChoice) else value for value in values]
     if not values or len(set(names)) < len(names):
         raise ValueError(f"expected at least one value, and each once, got {names}")
@@ -46,9 +48,10 @@ _Metric = Annotated[ComponentChoice, BeforeValidator(expand_choice)]
 class EvaluationSettings(Section):
     """How models are measured, on the way and at the end."""
 
-    metrics: Annotated[tuple[_Metric, ...], BeforeValidator(listed), AfterValidator(distinct)] = Field(
-        (ComponentChoice(name="swd"), ComponentChoice(name="spectrum"), ComponentChoice(name="fd")),
-        description="Metrics, by name or as {name: …, options: …}; the first chooses learning rates.",
+    metrics: Annotated[tuple[_Metric, ...] | None, BeforeValidator(listed), AfterValidator(distinct)] = Field(
+        None,
+        description="Metrics, by name or as {name: …, options: …}; the first chooses learning rates. null: those that "
+        "are measured by default.",
     )
     num: int = Field(1000, ge=2, description="Samples of each model.")
     points: int = Field(4, ge=1, description="Times that a model is measured, evenly over its compute.")

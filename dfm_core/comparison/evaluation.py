@@ -104,7 +104,7 @@ class Measurer:
         settings = self._plan.settings.evaluation
         assembler = Assembler(self._reference_config, self._registry)
         return Evaluator(
-            {metric.name: metric.options for metric in settings.metrics},
+            {metric.name: metric.options for metric in self._plan.metrics},
             reference_of_run(assembler, settings.split, settings.reference_num),
             self._registry,
             self._world,

@@ -13,7 +13,9 @@ from dfm_core.comparison.config import ComparisonConfig
 from dfm_core.comparison.variants import Variant, comparable, make_variants
 from dfm_core.config.resolve import ConfigRequest, flatten
 from dfm_core.config.run_config import RunConfig
+from dfm_core.config.settings import ComponentChoice
 from dfm_core.errors import ConfigError, DFMError, UsageError
+from dfm_core.evaluation.defaults import default_metrics
 from dfm_core.plugins.registry import Registry
 from dfm_core.training.run_directory import replace_text
 
@@ -24,13 +26,14 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class Plan:
-    """A comparison. seeds: to train with. reference: a variant's name."""
+    """A comparison. seeds: to train with. reference: name of a variant. metrics: the first chooses learning rates."""
 
     settings: ComparisonConfig
     variants: Mapping[str, Variant]
     schedules: Mapping[str, Schedule]
     reference: str
     seeds: tuple[int, ...]
+    metrics: tuple[ComponentChoice, ...]
 
     @property
     def rates(self) -> tuple[float | None, ...]:
@@ -75,11 +78,12 @@ def make_plan(
 ) -> Plan:
     """Resolve, count and schedule all variants. request: what was asked for beside the file. Raises ConfigError."""
     reference = settings.reference_name()
-    for metric in settings.evaluation.metrics:
+    metrics = settings.evaluation.metrics or tuple(ComponentChoice(name=name) for name in default_metrics(registry))
+    for metric in metrics:
         registry.validate_options("metric", metric.name, metric.options)
     variants = make_variants(settings, registry, request or ConfigRequest(), warn)
     schedules = schedules_of(variants, settings.budget, reference, settings.evaluation.points)
-    return Plan(settings, variants, schedules, reference, seeds or settings.seeds)
+    return Plan(settings, variants, schedules, reference, seeds or settings.seeds, metrics)
 
 
 def record_of(plan: Plan) -> dict[str, Any]:
@@ -95,6 +99,7 @@ def record_of(plan: Plan) -> dict[str, Any]:
         variants[name] = {"runs": {str(n): run for n, run in enumerate(runs, 1)}, "points": points}
         variants[name]["training"] = variant.training
     evaluation = plan.settings.evaluation.model_dump(mode="json", exclude={"batch_size"})
+    evaluation["metrics"] = {metric.name: metric.options for metric in plan.metrics}
     rates = plan.settings.learning_rates
     grid = {"values": list(plan.rates), "seed": plan.rate_seed} if rates is not None else None
     plain: dict[str, Any] = json.loads(

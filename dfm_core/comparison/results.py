@@ -68,11 +68,7 @@ def collect(comparison: Comparison) -> Results:
     rates = {name: known_rate(comparison, name) for name in plan.variants}
     variants = {name: describe(plan, folder, name, rates[name]) for name in plan.variants}
     weights = plan.settings.evaluation.cfg or (None,)
-    tables = [
-        table_of(plan, folder, metric.name, weight, rates)
-        for weight in weights
-        for metric in plan.settings.evaluation.metrics
-    ]
+    tables = [table_of(plan, folder, metric.name, weight, rates) for weight in weights for metric in plan.metrics]
     seeds, num = plan.seeds, plan.settings.evaluation.num
     return Results(plan.reference, seeds, num, variants, tuple(table for table in tables if table is not None))
 

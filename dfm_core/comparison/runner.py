@@ -86,7 +86,7 @@ class Comparison:
 
     def _score(self, variant: str, rate: float | None) -> float | None:
         """The first metric at the end, small ones good: infinite if it diverged, None if it is not known yet."""
-        seed, metric = self.plan.rate_seed, self.plan.settings.evaluation.metrics[0].name
+        seed, metric = self.plan.rate_seed, self.plan.metrics[0].name
         if has_diverged(training_folder(self.folder, self.plan, variant, seed, rate)):
             return math.inf
         point, weight = self.plan.schedules[variant].points[-1], self.plan.weights(variant)[0]

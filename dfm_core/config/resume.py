@@ -8,7 +8,7 @@ from dfm_core.config.plugin_files import KEY as PLUGIN_FILES
 from dfm_core.config.resolve import flatten
 from dfm_core.config.run_config import RunConfig
 from dfm_core.errors import ConfigError
-from dfm_core.plugins.kinds import KINDS
+from dfm_core.plugins.kinds import RUN_KINDS
 from dfm_core.plugins.registry import OBJECT_PREFIX, Registry
 
 CHANGEABLE = frozenset(
@@ -29,7 +29,7 @@ def changed_keys(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
 
 def places(registry: Registry, config: RunConfig) -> frozenset[str]:
     """Dotted keys of the component options that only say where something lies."""
-    chosen = {kind: config.component(kind).name for kind in KINDS}
+    chosen = {kind: config.component(kind).name for kind in RUN_KINDS}
     named = {kind: name for kind, name in chosen.items() if not name.startswith(OBJECT_PREFIX)}
     models = {kind: registry.get(kind, name).spec.options for kind, name in named.items()}
     return frozenset(f"{kind}.options.{key}" for kind, model in models.items() for key in getattr(model, "places", ()))

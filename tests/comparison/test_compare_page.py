@@ -19,7 +19,7 @@ COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) 
 
 @pytest.fixture
 def examples(tmp_path: Path) -> None:
-    """The examples, where the page says they are, with two variants each: tests/comparison/test_comparison_plan.py plans all."""
+    """The examples, where the page says they are, with two variants each (another test plans them all)."""
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     for path in (tmp_path / "examples").rglob("*.yaml"):
         values = shortened(path)
