@@ -95,8 +95,8 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device, products = torch.device("cpu"), Products()
-    model = compose("laplacian", [16, 32], arguments.size, device, arguments.depth)
-    stepper = Stepper(model, arguments.batch, 32, device)
+    backbone = {"name": "dit", "options": {"size": arguments.size, "depth": arguments.depth}}
+    stepper = Stepper(compose("laplacian", [16, 32], backbone, device), arguments.batch, (32, 32), device)
     flops, heads = stepper.flops(), stepper.heads()
     if arguments.compile:
         stepper.compile()

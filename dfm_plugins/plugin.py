@@ -80,7 +80,7 @@ def dfm_presets() -> list[PresetSpec]:
         "cascaded-second": "Cascaded, second run: the picture, given the downsampled one (with --init-from).",
         "pyramidal-flow": "Pyramidal Flow: noisy enlarged pictures, one stage at a time.",
         "quickstart": "A small model of simple shapes, trained in minutes on two CPU cores.",
-        "video-quickstart": "A small model of moving shapes, trained in minutes on two CPU cores.",
+        "video-quickstart": "A small model of moving shapes, for two CPU cores.",
     }
     rows = sorted((PRESETS / "paper").glob("*.yaml"))
     return [

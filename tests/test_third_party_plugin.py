@@ -33,6 +33,7 @@ COMPONENTS = {
     "timestep_sampler": "example/beta",
     "autoencoder": "example/orthogonal",
     "dataset": "example/text",
+    "path": "example/trigonometric",
     "metric": "example/kernel_distance",
 }
 PARTS = [kind for kind in COMPONENTS if KINDS[kind].part_of_run]

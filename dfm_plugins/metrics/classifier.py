@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from dfm_core.errors import DataError
 from dfm_core.interfaces.autoencoder import state_digest
 from dfm_core.interfaces.metric import ImageBatch, MetricFacts
-from dfm_core.randomness import derive_generator, derive_seed
+from dfm_core.randomness import derive_generator
 from dfm_plugins.metrics.frechet import Extractor, FrechetDistance
 from dfm_plugins.metrics.specs import ClassifierFrechetOptions, ClassifierOptions
 
@@ -60,9 +61,19 @@ class ClassifierFeatures(Extractor):
         self._accuracy = float("nan")
 
     def _untrained(self) -> Classifier:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.options.seed, "classifier"))
-            return Classifier(self.facts.channels, len(self.facts.classes) or TURNS).to(self.facts.device)
+        """Weights and biases uniform within ±1/√inputs, as PyTorch's own layers begin."""
+        with torch.device("meta"):
+            network = Classifier(self.facts.channels, len(self.facts.classes) or TURNS)
+        network.to_empty(device="cpu")
+        generator = derive_generator(self.options.seed, "classifier")
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                reach = layer.weight[0].numel() ** -0.5
+                for parameter in (layer.weight, layer.bias):
+                    nn.init.uniform_(cast(Tensor, parameter), -reach, reach, generator=generator)
+            elif isinstance(layer, nn.GroupNorm):
+                layer.reset_parameters()
+        return network.to(self.facts.device)
 
     @property
     def variant(self) -> Mapping[str, str | int | float]:

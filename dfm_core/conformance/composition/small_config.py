@@ -20,7 +20,7 @@ from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageScheduleFacts
 from dfm_core.interfaces.timestep_sampler import TimestepSampler, TimestepSamplerFacts
 from dfm_core.latent_sizes import pixel_size
 from dfm_core.media import media_of
-from dfm_core.plugins.kinds import KINDS
+from dfm_core.plugins.kinds import KINDS, RUN_KINDS
 from dfm_core.plugins.registry import Registry
 from dfm_core.runs import describe_data
 from dfm_core.stages import Size
@@ -151,7 +151,7 @@ class SmallConfig:
 def _takers_of_clips(registry: Registry) -> dict[str, str]:
     """For each kind whose default component takes no clips, the first one that does and needs no options."""
     defaults, found = resolve_config(ConfigRequest(), registry).config, {}
-    for kind in KINDS:
+    for kind in RUN_KINDS:
         declared = media_of(registry, kind, defaults.component(kind).name)
         if not declared or "video" in declared:
             continue

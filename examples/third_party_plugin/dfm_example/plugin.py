@@ -14,6 +14,7 @@ from dfm_core.plugins import (
     DecompositionSpec,
     MetricSpec,
     Options,
+    PathSpec,
     StageScheduleSpec,
     TimestepSamplerSpec,
     hookimpl,
@@ -188,6 +189,19 @@ def dfm_autoencoders() -> list[AutoencoderSpec]:
             factory="dfm_example.orthogonal:Orthogonal",
             options=OrthogonalOptions,
             reference="QR of a Gaussian matrix: Mezzadri 2007",
+        )
+    ]
+
+
+@hookimpl
+def dfm_paths() -> list[PathSpec]:
+    """List the paths."""
+    return [
+        PathSpec(
+            name="trigonometric",
+            summary="A quarter of a circle from noise to data: stages of variance 1 keep it all the way.",
+            factory="dfm_example.trigonometric:Trigonometric",
+            reference="Albergo and Vanden-Eijnden 2023, Stochastic Interpolants",
         )
     ]
 

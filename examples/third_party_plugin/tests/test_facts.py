@@ -11,7 +11,9 @@ from dfm_core.interfaces.autoencoder import AutoencoderFacts
 from dfm_core.interfaces.backbone import BackboneFacts, Conditioning
 from dfm_core.interfaces.dataset import DatasetFacts, Split
 from dfm_core.interfaces.decomposition import DecompositionFacts
+from dfm_core.interfaces.path import PathFacts
 from dfm_core.interfaces.stage_schedule import StageScheduleFacts
+from dfm_core.plugins import Options
 from dfm_core.stages import Size, StageLayout, StageShape
 from pydantic import ValidationError
 
@@ -29,6 +31,7 @@ from dfm_example.plugin import (
 )
 from dfm_example.steerable import Steerable
 from dfm_example.text import Text
+from dfm_example.trigonometric import Trigonometric
 from dfm_example.unet import UNet
 
 
@@ -85,6 +88,14 @@ def test_a_stage_sets_off_when_the_one_before_is_nearly_there() -> None:
     assert grid.t[10:].tolist() == [[1, pytest.approx(math.sin(0.1 * math.pi * p) ** 2)] for p in (2, 3, 4, 5)]
     with pytest.raises(ConfigError, match="expected 3 counts"):
         CosineSchedule(CosineOptions(steps=(10, 5)), StageScheduleFacts(3, (1.0, 0.1, 0.1)))
+
+
+def test_the_circle_keeps_a_variance_of_one() -> None:
+    path = Trigonometric(Options(), PathFacts(StageLayout(()), (), whole_stages=False))
+    moments = path.moments(torch.linspace(0, 1, 7, dtype=torch.float64)[:, None], torch.ones(1, dtype=torch.float64))
+    torch.testing.assert_close(moments.noisy, torch.ones_like(moments.noisy))
+    torch.testing.assert_close(moments.cross, torch.zeros_like(moments.cross))
+    torch.testing.assert_close(moments.velocity.sqrt(), torch.full_like(moments.velocity, math.pi / 2))
 
 
 def test_latents_are_a_rotation_of_the_patches() -> None:

@@ -30,6 +30,11 @@ def test_orthogonal(check: Callable[[], None]) -> None:
     check()
 
 
+@parametrize_with_checks("example/trigonometric")
+def test_trigonometric(check: Callable[[], None]) -> None:
+    check()
+
+
 @parametrize_with_checks("example/kernel_distance")
 def test_kernel_distance(check: Callable[[], None]) -> None:
     check()
