@@ -20,24 +20,30 @@ SHARED = {"paper", "paper-ablation"}
 ROWS = sorted({path.stem for path in FOLDER.glob("*.yaml")} - SHARED)
 QUICK = {
     *("paper-512-dfm", "paper-512-flow-matching", "paper-512-cascaded", "paper-512-cascaded-second"),
+    "paper-kinetics-dfm",
     *("paper-1024-pyramidal-flow", "paper-1b-tied", "paper-1f-256-512-1024"),
 }
 """The others differ from these by numbers."""
 SMALLER = ("backbone.options.depth=1", "backbone.options.width=64", "backbone.options.heads=2", "training.batch_size=1")
 STEPS = {"512": 500_000, "1024": 350_000, "1a": 600_000, "1b": 600_000, "1c": 600_000, "1f": 600_000, "4": 400_000}
+STEPS |= {"kinetics": 200_000}
 
 
 @pytest.fixture(scope="session")
 def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny autoencoder with FLUX's channels."""
+    """A folder with tiny autoencoders that have the channels of FLUX's and CogVideoX's."""
     pytest.importorskip("diffusers")
     from tiny_autoencoders import save_tiny
 
-    return save_tiny(tmp_path_factory.mktemp("autoencoder") / "flux", "flux")
+    folder = tmp_path_factory.mktemp("autoencoder")
+    for name in ("flux", "cogvideox"):
+        save_tiny(folder / name, name)
+    return folder
 
 
 def plan_of(name: str, autoencoder: Path) -> tuple[TrainingPlan, int]:
-    settings = (f"autoencoder.options.path={autoencoder}", *SMALLER)
+    family = "cogvideox" if "kinetics" in name else "flux"
+    settings = (f"autoencoder.options.path={autoencoder / family}", *SMALLER)
     config = resolve_config(ConfigRequest(presets=(name,), settings=settings)).config
     assert (config.training.learning_rate, config.training.warmup_steps, config.training.ema_decay) == (
         *(1e-4, 10_000, 0.9999),
@@ -56,6 +62,10 @@ def test_a_row_is_a_plan(name: str, autoencoder: Path) -> None:
         assert plan.generation_steps == (40 if name.endswith("second") else 20)
     else:
         assert (steps, plan.generation_steps) == (STEPS[size], 40)
+    if size == "kinetics":
+        assert plan.stages[-1]["resolution"] == "5x64x64"
+        assert plan.backbone["tokens"] == "5x32x32 = 5120"
+        return
     finest = 1024 if size == "1024" or size == "1f" else 512
     assert plan.stages[-1]["resolution"] == str(finest // 4)  # the tiny autoencoder divides by 4
 
@@ -64,12 +74,12 @@ def test_a_row_is_a_plan(name: str, autoencoder: Path) -> None:
 def test_a_row_says_the_paper_s_number(name: str) -> None:
     lines = (FOLDER / f"{name}.yaml").read_text().splitlines()
     assert lines[0].startswith("# ")
-    assert re.search(r"FID\d+K \d+\.\d+, FDD\d+K \d+\.\d+, IS \d+\.\d", lines[1]) or name.endswith("second")
+    assert re.search(r"FID\d+K \d+\.\d+, FDD\d+K \d+\.\d+, (IS|FVD10K) \d+\.\d", lines[1]) or name.endswith("second")
 
 
 def test_a_dry_run_of_a_row(autoencoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = [part for setting in SMALLER for part in ("--set", setting)]
-    place = ["--set", f"autoencoder.options.path={autoencoder}", "--dataset", "shapes", "--device", "cpu"]
+    place = ["--set", f"autoencoder.options.path={autoencoder / 'flux'}", "--dataset", "shapes", "--device", "cpu"]
     assert main(["train", "--preset", "paper-512-dfm", *settings, *place, "--dry-run"]) == 0
     assert "in 500000 steps" in capsys.readouterr().out
 
@@ -77,4 +87,4 @@ def test_a_dry_run_of_a_row(autoencoder: Path, capsys: pytest.CaptureFixture[str
 def test_rows_are_presets_with_their_summaries() -> None:
     registry = default_registry()
     assert all(registry.preset(name).parent == FOLDER for name in ROWS)
-    assert len(ROWS) == 27
+    assert len(ROWS) == 29
