@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fresh_environment import Environment, make_environment
 
-from dfm_core.plugins.kinds import KINDS
+from dfm_core.plugins.kinds import KINDS, RUN_KINDS
 from dfm_core.plugins.scaffold import Scaffold
 
 pytestmark = pytest.mark.slow
@@ -53,7 +53,16 @@ def test_its_own_tests_pass_untouched(kind: str, environment: Environment) -> No
     assert "failed" not in summary
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def test_a_metric_measures_a_run(environment: Environment) -> None:
+    run = environment.work / "run-to-measure"
+    environment.dfm("train", *SMALL, "--output", run)
+    asked = ["--metrics", SCAFFOLDS["metric"].component, "--num", 4, "--reference-num", 8, "--steps", "2,2"]
+    made = json.loads(environment.dfm("eval", run, *asked, "--cache", environment.work / "cache", "--json"))
+    ((result,),) = [row["results"] for row in made["rows"]]
+    assert result["values"]
+
+
+@pytest.mark.parametrize("kind", RUN_KINDS)
 def test_trains_and_samples(kind: str, environment: Environment) -> None:
     scaffold, run = SCAFFOLDS[kind], environment.work / f"run-{kind}"
     environment.dfm("train", scaffold.flag, scaffold.component, *SMALL, "--output", run)

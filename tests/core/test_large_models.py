@@ -51,7 +51,7 @@ def test_a_second_stage_costs_an_xl_model_next_to_nothing() -> None:
 
 
 MEASURE = """
-import json, sys
+import json, sys, torch
 from pathlib import Path
 from dfm_core.bench.subject import make_subject
 from dfm_core.config.resolve import ConfigRequest, resolve_config
