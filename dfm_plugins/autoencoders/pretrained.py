@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dfm_core.errors import CompositionError, ConfigError, PluginError
 from dfm_core.interfaces.autoencoder import Autoencoder, AutoencoderFacts, state_digest
 from dfm_plugins.autoencoders.specs import DiffusersOptions
+from dfm_plugins.pretrained_models import load_from_folder
 
 Config = Mapping[str, Any]
 """A model's config.json."""
@@ -217,18 +218,7 @@ def load_model(folder: Path, class_name: str) -> Any:
             "autoencoder 'diffusers' needs the library of that name: "
             f"pip install 'decomposable-flow-matching[hub]' ({error})"
         ) from error
-    try:
-        # Where the library initialises weights before it loads them, it draws from torch's global state.
-        with torch.random.fork_rng(devices=[]):
-            model, report = getattr(diffusers, class_name).from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
-            )
-    except Exception as error:
-        raise ConfigError(f"{_OPTION}: {folder} cannot be loaded as {class_name}: {error}") from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ConfigError(f"{_OPTION}: the weights in {folder} lack {len(missing)} tensors, first {missing[0]!r}")
-    return nn.Module.to(model, torch.float32)
+    return load_from_folder(getattr(diffusers, class_name), folder, _OPTION)
 
 
 def check_weights(folder: Path) -> None:

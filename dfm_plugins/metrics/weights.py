@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dfm_core.errors import ConfigError, PluginError
+from dfm_plugins.pretrained_models import load_from_folder
 
 _PIECE = 1 << 22
 
@@ -58,18 +59,9 @@ def load_pretrained(folder: Path, class_name: str, metric: str) -> Any:
     """Load a model of transformers from a folder on this machine, in float32. Raises ConfigError, PluginError."""
     check_folder(folder, metric)
     library = transformers_library(metric)
-    try:
-        # Where the library initialises weights before it loads them, it draws from torch's global state.
-        with torch.random.fork_rng(devices=[]), _without_progress(library):
-            model, report = getattr(library, class_name).from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
-            )
-    except Exception as error:
-        raise ConfigError(f"{metric}.path: {folder} cannot be loaded as {class_name}: {error}") from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ConfigError(f"{metric}.path: the weights in {folder} lack {len(missing)} tensors, first {missing[0]!r}")
-    return model.to(torch.float32).eval().requires_grad_(False)
+    with _without_progress(library):
+        model = load_from_folder(getattr(library, class_name), folder, f"{metric}.path")
+    return model.eval().requires_grad_(False)
 
 
 @contextmanager

@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from given_steps import GivenStep
 from PIL import Image, ImageSequence
-from torch import Tensor
 
 from dfm_core import clip_gallery
 from dfm_core.clips import read_clip
 from dfm_core.gallery import Gallery
 from dfm_core.generation import GenerationStep
-
-
-@dataclass(frozen=True)
-class Step:
-    """A generation step with a given preview."""
-
-    step: int
-    num_steps: int
-    num_visible: int
-    stage_finished: bool
-    clips: Tensor
-
-    def preview(self) -> Tensor:
-        return self.clips
 
 
 def grey(clip: int, step: int, frame: int) -> float:
@@ -45,7 +30,7 @@ def generation(batch: int, first: int = 0, frames: tuple[int, int] = (4, 4)) -> 
         shape = (batch, frames[stage], 3, 8 * (stage + 1), 8 * (stage + 1))
         values = [[grey(first + clip, step, frame) for frame in range(frames[stage])] for clip in range(batch)]
         clips = torch.tensor(values)[..., None, None, None].expand(shape).transpose(1, 2)
-        yield cast(GenerationStep, Step(step, 4, stage + 1, step in (2, 4), clips))
+        yield cast(GenerationStep, GivenStep(step, 4, stage + 1, step in (2, 4), clips))
 
 
 def level(value: float) -> int:

@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from given_steps import GivenStep
 from PIL import Image, ImageSequence
-from torch import Tensor
 
 from dfm_core.gallery import ANIMATION_WIDTH, Gallery, grid_columns
 from dfm_core.generation import GenerationStep
-
-
-@dataclass(frozen=True)
-class Step:
-    """A generation step whose preview is a flat grey of its own."""
-
-    step: int
-    num_steps: int
-    num_visible: int
-    stage_finished: bool
-    image: Tensor
-
-    def preview(self) -> Tensor:
-        return self.image
 
 
 def generation(batch: int, first: int = 0, size: int = 8) -> Iterator[GenerationStep]:
@@ -37,7 +22,7 @@ def generation(batch: int, first: int = 0, size: int = 8) -> Iterator[Generation
         side = size // 2 if step <= 2 else size
         values = torch.arange(first, first + batch) / 10 + step / 100
         image = values[:, None, None, None].expand(batch, 3, side, side)
-        yield cast(GenerationStep, Step(step, 4, 1 if step <= 2 else 2, step in (2, 4), image))
+        yield cast(GenerationStep, GivenStep(step, 4, 1 if step <= 2 else 2, step in (2, 4), image))
 
 
 def pixels(path: Path) -> Any:
@@ -107,7 +92,7 @@ def test_animations_stay_small(tmp_path: Path) -> None:
 
 def test_values_beyond_the_range_are_clamped(tmp_path: Path) -> None:
     gallery = Gallery(columns=1)
-    step = Step(1, 1, 1, True, torch.full((1, 3, 2, 2), 7.0))
+    step = GivenStep(1, 1, 1, True, torch.full((1, 3, 2, 2), 7.0))
     gallery.collect([cast(GenerationStep, step)])
     (_, path) = gallery.write(tmp_path)
     assert (pixels(path) == 255).all()
