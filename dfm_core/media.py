@@ -52,6 +52,15 @@ def check_media(config: RunConfig, registry: Registry, kinds: Iterable[str]) -> 
         raise CompositionError("\n".join([_what_stages_hold(config), *faults]))
 
 
+def check_measurable(config: RunConfig) -> None:
+    """Raise CompositionError for a run of clips: samples are stored, and measured, as images."""
+    if holds_clips(config):
+        raise CompositionError(
+            f"expected a model of images, got one of clips (stages {write_stages(config.stages)}): there is no way to "
+            "measure clips yet; `dfm sample` shows them"
+        )
+
+
 def is_image_as_clip(config: RunConfig, registry: Registry) -> bool:
     """Whether the data set is one of images, for a run whose clips have one frame."""
     media = media_of(registry, "dataset", config.component("dataset").name)

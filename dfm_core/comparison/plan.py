@@ -16,6 +16,7 @@ from dfm_core.config.run_config import RunConfig
 from dfm_core.config.settings import ComponentChoice
 from dfm_core.errors import ConfigError, DFMError, UsageError
 from dfm_core.evaluation.defaults import default_metrics
+from dfm_core.media import check_measurable
 from dfm_core.plugins.registry import Registry
 from dfm_core.training.run_directory import replace_text
 
@@ -82,6 +83,8 @@ def make_plan(
     for metric in metrics:
         registry.validate_options("metric", metric.name, metric.options)
     variants = make_variants(settings, registry, request or ConfigRequest(), warn)
+    for variant in variants.values():
+        check_measurable(variant.runs[-1].config)
     schedules = schedules_of(variants, settings.budget, reference, settings.evaluation.points)
     return Plan(settings, variants, schedules, reference, seeds or settings.seeds, metrics)
 

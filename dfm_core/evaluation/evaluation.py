@@ -19,6 +19,7 @@ from dfm_core.gallery import grid_columns
 from dfm_core.images import make_grid, save_png
 from dfm_core.interfaces.dataset import Dataset, Split
 from dfm_core.latent_shards import write_json
+from dfm_core.media import check_measurable
 from dfm_core.model import Model
 from dfm_core.plugins.registry import Registry, default_registry
 from dfm_core.training.distributed import World
@@ -109,8 +110,10 @@ def evaluate_model(
 ) -> Evaluation:
     """Sample a model with every guidance weight, and measure. All processes of a world must call.
 
-    root: folder in which samples are kept; those that are there are not made again.
+    root: folder in which samples are kept; those that are there are not made again. Raises CompositionError for a model
+    of clips.
     """
+    check_measurable(model.composition.config)
     voice, sampling = voice or Voice(), model.composition.config.sampling
     reference = _reference_of_model(model, settings)
     evaluator = _evaluator(reference, settings, world, registry, voice)

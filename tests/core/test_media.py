@@ -11,11 +11,15 @@ import torch
 
 import dfm_core as dfm
 from dfm_core.assembly import Assembler, with_objects
+from dfm_core.comparison.config import ComparisonConfig
+from dfm_core.comparison.plan import make_plan
 from dfm_core.config.resolve import ConfigRequest, resolve_config
 from dfm_core.errors import CompositionError, UsageError
+from dfm_core.evaluation.evaluation import EvaluationSettings, evaluate_model
 from dfm_core.images import save_png, to_pixels
 from dfm_core.interfaces.backbone import Backbone
 from dfm_core.plugins.registry import Registry, default_registry
+from dfm_core.training.distributed import World
 
 CLIPS: dict[str, Any] = {"stages": ["4x8x8", "4x16x16"], "dataset": "moving_shapes", "backbone": "video_dit"}
 
@@ -128,3 +132,12 @@ def test_shards_of_images_in_a_run_of_clips(tmp_path: Path) -> None:
     choice = {"name": "webdataset", "options": {"path": str(tmp_path / "a.tar"), "cache": str(tmp_path / "cache")}}
     with pytest.raises(UsageError, match="of clips it reads latents only"):
         assembler(**{**CLIPS, "dataset": choice}).dataset()
+
+
+def test_clips_are_not_measured_and_that_is_said(tmp_path: Path) -> None:
+    model = dfm.build(**CLIPS, device="cpu")
+    with pytest.raises(CompositionError, match="expected a model of images, got one of clips .stages 4x8x8,4x16x16."):
+        evaluate_model(model, tmp_path, EvaluationSettings(metrics={"spectrum": {}}), World())
+    settings = ComparisonConfig.model_validate({"base": CLIPS, "variants": {"a": {}}, "budget": {"steps": 1}})
+    with pytest.raises(CompositionError, match="no way to measure clips yet"):
+        make_plan(settings, default_registry())
