@@ -28,7 +28,9 @@ def run_in_processes(checks: Sequence[Check], folder: Path, size: int = 2) -> di
     told = multiprocessing.get_context("spawn").SimpleQueue()
     processes = multiprocessing.spawn(_work, (size, port, checks, folder, told), nprocs=size, join=False)
     results: dict[str, list[Any]] = {check.__name__: [None] * size for check in checks}
-    while not processes.join(timeout=0.1):
+    ended = False
+    while not ended:
+        ended = processes.join(timeout=0.1)
         while not told.empty():
             index, name, value = told.get()
             results[name][index] = value
@@ -45,3 +47,5 @@ def _work(index: int, size: int, port: int, checks: Sequence[Check], folder: Pat
                 told.put((index, check.__name__, check(world, folder / check.__name__)))
             except DFMError as error:
                 told.put((index, check.__name__, error))
+    # As `dfm` does, for the same reason: see end_without_finalization. What was told has left this process.
+    os._exit(0)
