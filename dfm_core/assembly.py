@@ -24,6 +24,7 @@ from dfm_core.plugins.kinds import KINDS, RUN_KINDS
 from dfm_core.plugins.registry import OBJECT_PREFIX
 from dfm_core.preconditioning import VelocityModel
 from dfm_core.randomness import derive_seed
+from dfm_core.specialisation import specialised
 from dfm_core.stage_space import StageSpace, StageStatistics, estimate_statistics
 from dfm_core.stages import StageLayout, format_size
 
@@ -173,7 +174,8 @@ class Assembler:
         """Make the network, its initial weights drawn from the run's seed; torch's random state stays as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.config.seed, "weights"))
-            return cast(Backbone, self.make("backbone", BackboneFacts(layout, len(data.classes))))
+            backbone: Backbone = self.make("backbone", BackboneFacts(layout, len(data.classes)))
+            return specialised(backbone, self.config.specialisation)
 
 
 def object_name(given: object) -> str:

@@ -1,5 +1,8 @@
 """The words for a decomposed batch: `Stages` (the tensors) and `StageLayout` (their declared shapes).
 
+Below them the parts of a batch whose samples go different ways through a network: `rows_where` and `by_finest_stage`
+say which rows, `pick` takes them, `put` puts them back.
+
 `Size` is (height, width), of clips (frames, height, width); `format_size` writes one as users do: "64", "48x64".
 """
 
@@ -8,13 +11,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from dfm_core.config.sizes import Size
 from dfm_core.config.sizes import write_size as format_size
 from dfm_core.errors import StageShapeError
 
-__all__ = ["Size", "StageLayout", "StageShape", "Stages", "format_size"]
+__all__ = [
+    "Size",
+    "StageLayout",
+    "StageShape",
+    "Stages",
+    "by_finest_stage",
+    "finest_visible",
+    "format_size",
+    "pick",
+    "put",
+    "rows_where",
+]
 
 Stages = tuple[Tensor, ...]
 """One tensor a stage, stages[0] the coarsest; each (B, C_s, *spatial_s)."""
@@ -69,3 +84,35 @@ class StageLayout:
                     f"stage {index + 1}: expected (B, {', '.join(map(str, want.shape))}) from the layout, "
                     f"got {tuple(stage.shape)}"
                 )
+
+
+def finest_visible(visible: Tensor) -> Tensor:
+    """Index of the finest visible stage of each sample. visible: (B, S) bool. Returns (B,) int64."""
+    return torch.where(visible, torch.arange(visible.shape[1], device=visible.device), 0).amax(1)
+
+
+def rows_where(chosen: Tensor, device: torch.device) -> Tensor:
+    """Indices (n,) of the true entries of chosen (B,), on `device`. On a GPU this waits for `chosen` to be there."""
+    return chosen.nonzero().flatten().to(device)
+
+
+def by_finest_stage(visible: Tensor, device: torch.device) -> Iterator[tuple[int, Tensor]]:
+    """Yield each stage that is the finest visible one of some samples, as its index, and their rows (n,) on `device`.
+
+    visible: (B, S) bool.
+    """
+    finest = finest_visible(visible)
+    for index in range(visible.shape[1]):
+        rows = rows_where(finest == index, device)
+        if len(rows):
+            yield index, rows
+
+
+def pick(tensors: Sequence[Tensor], rows: Tensor) -> Stages:
+    """Take rows (n,) of each tensor (B, …); the tensors themselves where that is all of them."""
+    return tuple(x if len(rows) == len(x) else x[rows] for x in tensors)
+
+
+def put(whole: Tensor, rows: Tensor, part: Tensor) -> Tensor:
+    """Return `whole` (B, …) with `part` (n, …) in rows (n,)."""
+    return part if len(rows) == len(whole) else whole.index_copy(0, rows, part)

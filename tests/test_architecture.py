@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("time_grid", "latent_sizes"),
     ("residual_pyramid", "preconditioning", "stage_space", "solvers", "loss_report", "images", "latent_shards"),
     ("clip_sources", "clips", "clip_gallery"),
-    ("figures", "objective", "generation", "conformance", "plots", "gallery", "inspection", "network_facts"),
+    ("figures", "objective", "generation", "specialisation", "conformance", "plots", "gallery", "inspection", "network_facts"),
     ("clip_plots",),
     ("devices", "composition", "media"),
     ("assembly",),

@@ -14,6 +14,7 @@ from dfm_core.config.settings import (
     LoggingSettings,
     SamplingSettings,
     Section,
+    SpecialisationSettings,
     TrainingSettings,
 )
 from dfm_core.config.sizes import Size, parse_stages, with_frames
@@ -72,6 +73,7 @@ class RunConfig(_Components):  # type: ignore[misc, valid-type]
         description="Pixels of each stage's preview, coarse to fine: height × width, or frames × height × width."
     )
     flow: FlowSettings = _defaults(FlowSettings)
+    specialisation: SpecialisationSettings = _defaults(SpecialisationSettings)
     training: TrainingSettings = _defaults(TrainingSettings)
     logging: LoggingSettings = _defaults(LoggingSettings)
     sampling: SamplingSettings = _defaults(SamplingSettings)

@@ -31,6 +31,25 @@ class FlowSettings(Section):
     label_dropout: float = Field(0.1, ge=0, le=1, description="Share of labels dropped in training, for guidance.")
 
 
+def split_names(value: object) -> object:
+    """Turn names in one text, separated by commas, into a list."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+class SpecialisationSettings(Section):
+    """Weights of their own for the stage that is being generated; none while `groups` is empty. Paper, table 1d."""
+
+    groups: Annotated[tuple[str, ...], BeforeValidator(split_names)] = Field(
+        (), description="Which weights: groups that the backbone names (such as mlp, attention), or all."
+    )
+    form: Literal["average", "lora", "expert"] = Field(
+        "average",
+        description="What a stage runs with: the mean of a base and its own set, a base plus a product of low rank, "
+        "or its own set alone.",
+    )
+    rank: int = Field(16, ge=1, description="Rank of the products of lora.")
+
+
 class TrainingSettings(Section):
     """The optimisation; all but max_steps, max_minutes, checkpointing and parallel stays when a run is resumed."""
 
@@ -64,11 +83,6 @@ class TrainingSettings(Section):
         "ddp", description="With several processes: a copy of the network in each, or a shard of it."
     )
     deterministic: bool = Field(False, description="Deterministic kernels on CUDA, for bit-for-bit claims there.")
-
-
-def split_names(value: object) -> object:
-    """Turn names in one text, separated by commas, into a list."""
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
 class LoggingSettings(Section):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from dfm_core.stages import StageLayout, Stages
+from dfm_core.stages import StageLayout, Stages, pick
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,10 @@ class Conditioning:
     """What a sample is conditioned on. label: (B,) int64 in [0, num_classes], num_classes meaning none; or None."""
 
     label: Tensor | None = None
+
+    def at(self, rows: Tensor) -> Conditioning:
+        """That of some samples of the batch. rows: (n,), as `dfm_core.stages.rows_where` gives them."""
+        return self if self.label is None else Conditioning(*pick([self.label], rows))
 
 
 class Backbone(nn.Module, ABC):
@@ -82,6 +86,14 @@ class Backbone(nn.Module, ABC):
         Default: none; parameters that stages share belong to nobody.
         """
         return ()
+
+    def weight_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
+        """Return parameters by what they do, for `specialisation` to choose from. Default: none.
+
+        The usual names: "modulation" (of the blocks), "projection" (ways in, heads), "conditioning" (embeddings of
+        time, stage and label), "attention", "mlp". A parameter may be in no group, or in several.
+        """
+        return {}
 
     def initial_weights(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return the weights of another run (`--init-from`) under the names that they are to have here.

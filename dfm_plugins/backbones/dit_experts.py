@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from dfm_core.errors import ConfigError
 from dfm_core.interfaces.backbone import Backbone, BackboneFacts, Conditioning
-from dfm_core.stages import Stages
+from dfm_core.stages import Stages, by_finest_stage, pick, put
 from dfm_plugins.backbones.dit import DiT
-from dfm_plugins.backbones.rows import pick, pick_label, put, rows_where
 from dfm_plugins.backbones.specs import DiTExpertsOptions
 from dfm_plugins.backbones.token_grid import choose_patching
 
@@ -47,14 +45,10 @@ class DiTExperts(Backbone):
     def forward(self, noisy_stages: Sequence[Tensor], t: Tensor, visible: Tensor, conditioning: Conditioning) -> Stages:
         """Return the velocities in the shapes and dtype of `noisy_stages`, zero beyond a sample's finest stage."""
         device = noisy_stages[0].device
-        finest = torch.where(visible, torch.arange(visible.shape[1], device=visible.device), 0).amax(1)
-        velocities = [torch.zeros_like(stage) for stage in noisy_stages]
-        for index, expert in enumerate(cast(Iterable[DiT], self.experts)):
-            rows = rows_where(finest == index, device)
-            if not len(rows):
-                continue
+        velocities = [stage.new_zeros(stage.shape) for stage in noisy_stages]
+        for index, rows in by_finest_stage(visible, device):
             time, seen = pick((t[:, : index + 1], visible[:, : index + 1].to(device)), rows)
-            parts = expert(pick(noisy_stages[: index + 1], rows), time, seen, pick_label(conditioning, rows))
+            parts = self.experts[index](pick(noisy_stages[: index + 1], rows), time, seen, conditioning.at(rows))
             for stage, part in enumerate(parts):
                 velocities[stage] = put(velocities[stage], rows, part)
         return tuple(velocities)

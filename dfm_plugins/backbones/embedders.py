@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dfm_core.stages import finest_visible
 from dfm_plugins.backbones.positions import frequencies, remembered
 
 TIMESTEP_FEATURES = 256
@@ -51,5 +52,4 @@ class StageIndexEmbedder(nn.Module):
 
     def forward(self, visible: Tensor) -> Tensor:
         """visible: (B, S) bool -> (B, width)."""
-        order = torch.arange(visible.shape[1], device=visible.device)
-        return self.table(torch.where(visible, order, 0).amax(dim=1))
+        return self.table(finest_visible(visible))

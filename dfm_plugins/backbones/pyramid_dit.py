@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dfm_core.errors import CompositionError
 from dfm_core.interfaces.backbone import Backbone, BackboneFacts, Conditioning
-from dfm_core.stages import StageLayout, Stages
+from dfm_core.stages import StageLayout, Stages, pick, put, rows_where
 from dfm_plugins.backbones.dit import DiT
-from dfm_plugins.backbones.rows import pick, pick_label, put, rows_where
 from dfm_plugins.backbones.specs import PyramidDiTOptions
 
 
@@ -48,10 +47,14 @@ class PyramidDiT(Backbone):
             if len(rows):
                 (part,), (time,) = pick([stage], rows), pick([t[:, index : index + 1]], rows)
                 seen = torch.ones_like(time, dtype=torch.bool)
-                (part,) = self.network((part,), time, seen, pick_label(conditioning, rows))
+                (part,) = self.network((part,), time, seen, conditioning.at(rows))
                 velocity = put(velocity, rows, part)
             velocities.append(velocity)
         return tuple(velocities)
+
+    def weight_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
+        """Those of the network."""
+        return self.network.weight_groups()
 
     def describe(self) -> dict[str, str]:
         """The token grid of each stage at the training size, and the patch."""

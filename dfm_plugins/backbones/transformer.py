@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -91,6 +91,22 @@ class StageTransformer(Backbone):
     def stage_parameters(self) -> Sequence[Sequence[nn.Parameter]]:
         """Each stage's patch embedding, timestep embedding and head."""
         return [list(stage.parameters()) for stage in self.stages]
+
+    def weight_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
+        """The parts of the blocks, and what the stages and the condition bring."""
+        stages, blocks = list(self._stages()), [cast(Block, block) for block in self.blocks]
+        embedders = [*(stage.timestep_embedder for stage in stages), self.stage_index, self.label]
+        groups: dict[str, Sequence[nn.Module | None]] = {
+            "modulation": [block.modulation for block in blocks],
+            "projection": [part for stage in stages for part in (stage.patch_embedding, stage.head)],
+            "conditioning": embedders,
+            "attention": [block.attention for block in blocks],
+            "mlp": [block.mlp for block in blocks],
+        }
+        return {
+            name: [parameter for module in modules if module is not None for parameter in module.parameters()]
+            for name, modules in groups.items()
+        }
 
     def initialize(self, generator: torch.Generator | None = None) -> None:
         """Draw all weights anew; needed after moving a network built on the meta device to a real one."""
