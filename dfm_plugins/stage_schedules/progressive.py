@@ -79,6 +79,8 @@ class ProgressiveSchedule(StageSchedule):
         columns += [np.zeros(stops[-1] + 1)] * left_out
         starts += [stops[-1]] * left_out
         visible = np.arange(stops[-1])[:, None] >= np.array(starts)
+        if self.options.later_stages == "shown":
+            visible = np.ones_like(visible)
         return ScheduleGrid(torch.from_numpy(np.stack(columns, axis=1)), torch.from_numpy(visible))
 
     def _column(self, start: int, stop: int, threshold: float, shift: float) -> NDArray[np.float64]:

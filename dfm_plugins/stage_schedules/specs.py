@@ -55,6 +55,12 @@ class ProgressiveOptions(Options):
         None, description="Generate the first so many stages only, for a run that trains no others; null: all."
     )
 
+    later_stages: Literal["hidden", "shown"] = Field(
+        "hidden",
+        description="What the network sees of stages whose turn has not come: nothing, or their noise, as the sampler "
+        "has shown it; then there is a preview at the end only.",
+    )
+
 
 class ConsecutiveOptions(Options):
     """Options of the consecutive schedule."""

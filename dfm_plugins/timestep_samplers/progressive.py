@@ -42,10 +42,14 @@ class ProgressiveSampler(TimestepSampler):
         location = torch.where(is_current, current_location, earlier_location)
         scale = torch.where(is_current, current_scale, earlier_scale)
         draw = prefix_draw(torch.sigmoid(location + scale * normal), current)
-        return draw if self.options.earlier_stages == "trained" else replace(draw, trained=draw.visible & is_current)
+        if self.options.earlier_stages == "given":
+            draw = replace(draw, trained=draw.visible & is_current)
+        return draw if self.options.later_stages == "hidden" else replace(draw, visible=torch.ones_like(draw.visible))
 
     def visible_probabilities(self) -> dict[tuple[bool, ...], float]:
-        """`stage_probs`, by set."""
+        """`stage_probs`, by set; all stages, where the later ones are shown."""
+        if self.options.later_stages == "shown":
+            return {(True,) * self.facts.num_stages: 1.0}
         return prefix_probabilities(self._probabilities)
 
     def trained_before(self) -> frozenset[tuple[bool, ...]]:

@@ -51,6 +51,12 @@ class ProgressiveOptions(Options):
         "are known to the weights with which the run begins (--init-from).",
     )
 
+    later_stages: Literal["hidden", "shown"] = Field(
+        "hidden",
+        description="What the network sees of stages whose turn has not come: nothing, or their noise (the paper's "
+        "ablation; the schedule needs the same).",
+    )
+
 
 class TiedOptions(Options):
     """Options of the tied sampler."""

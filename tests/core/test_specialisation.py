@@ -192,7 +192,9 @@ def test_none_is_the_network_itself() -> None:
 
 
 def test_unknown_groups_and_networks_without_any_are_refused() -> None:
-    with pytest.raises(CompositionError, match=r"groups: head, mpl: expected groups of the backbone, or all; DiT names"):
+    with pytest.raises(
+        CompositionError, match=r"groups: head, mpl: expected groups of the backbone, or all; DiT names"
+    ):
         specialised(dit(), settings("head", "mlp", "mpl"))
     with pytest.raises(CompositionError, match="DiTExperts names no groups"):
         specialised(DiTExperts(DiTExpertsOptions(**TINY), FACTS), settings("mlp"))

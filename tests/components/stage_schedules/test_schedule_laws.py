@@ -18,7 +18,10 @@ from dfm_plugins.stage_schedules.specs import SPECS
 LAWS = {law.name: law for law in laws_of("stage_schedule")}
 SIGMAS = (0.8, 0.3, 0.11, 0.02)
 SETTINGS: dict[str, list[dict[str, object]]] = {
-    "progressive": [{}, {"shift": "linear"}, {"shift": 0.2}, {"shift": 3.0}, {"thresholds": 1.0}, {"thresholds": 0.05}],
+    "progressive": [
+        *({}, {"shift": "linear"}, {"shift": 0.2}, {"shift": 3.0}, {"thresholds": 1.0}, {"thresholds": 0.05}),
+        {"later_stages": "shown"},
+    ],
     "simultaneous": [{}, {"shift": "auto"}, {"steps": 1}],
     "consecutive": [{}],
 }

@@ -11,6 +11,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from dfm_core.assembly import unseen_stage_sets
 from dfm_core.errors import ConfigError
 from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageScheduleFacts
 from dfm_core.interfaces.timestep_sampler import TimestepSamplerFacts
@@ -252,3 +253,16 @@ def test_given_stages_condition_and_have_no_loss() -> None:
     assert sampler.trained_before() == {(True, False)}
     assert progressive_sampler(2, stage_probs=[0, 1]).trained_before() == frozenset()
     assert progressive_sampler(2, earlier_stages="given").trained_before() == frozenset()
+
+
+def test_later_stages_are_shown_as_noise_and_not_trained() -> None:
+    hidden = progressive_sampler(3, stage_probs=0.4).sample(500, generator(2))
+    sampler = progressive_sampler(3, stage_probs=0.4, later_stages="shown")
+    shown = sampler.sample(500, generator(2))
+    assert shown.visible.all()
+    assert torch.equal(shown.trained, hidden.trained)
+    assert torch.equal(shown.t, hidden.t)
+    assert not shown.t[~shown.trained].any()
+    assert sampler.visible_probabilities() == {(True, True, True): 1.0}
+    assert unseen_stage_sets(schedule_grid(3), sampler) == [(True, False, False), (True, True, False)]
+    assert not unseen_stage_sets(schedule_grid(3, later_stages="shown"), sampler)

@@ -20,7 +20,7 @@ from dfm_plugins.timestep_samplers.specs import SPECS
 
 LAWS = {law.name: law for law in laws_of("timestep_sampler")}
 SETTINGS: dict[str, list[dict[str, object]]] = {
-    "progressive": [{}, {"stage_probs": 0.5, "draw": "batch"}, {"earlier_stages": "given"}],
+    "progressive": [{}, {"stage_probs": 0.5, "draw": "batch"}, {"earlier_stages": "given"}, {"later_stages": "shown"}],
     "tied": [{}],
     "uniform": [{}],
     "consecutive": [{}],
