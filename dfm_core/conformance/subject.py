@@ -38,7 +38,7 @@ class Subject:
         spec: Any = self.resolved.spec
         if capability in MEDIA:
             return capability in spec.media
-        return bool(spec.holds(capability, self.options) if hasattr(spec, "holds") else getattr(spec, capability))
+        return spec.holds(capability, self.options)
 
     def component_class(self) -> type[Any]:
         """Import its class. Raises PluginError."""

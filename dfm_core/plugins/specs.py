@@ -53,6 +53,13 @@ class ComponentSpec:
         common = ComponentSpec.__dataclass_fields__
         return {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in common}
 
+    def holds(self, capability: str, options: BaseModel) -> bool:
+        """Whether a declared capability holds under these options."""
+        declared = getattr(self, capability)
+        if isinstance(declared, dict):
+            return all(getattr(options, option) == value for option, value in declared.items())
+        return bool(declared)
+
 
 @dataclass(frozen=True)
 class DecompositionSpec(ComponentSpec):
@@ -71,22 +78,16 @@ class DecompositionSpec(ComponentSpec):
     several_stages: bool = True
     media: frozenset[str] = frozenset({"image"})
 
-    def holds(self, capability: str, options: BaseModel) -> bool:
-        """Whether a declared capability holds under these options."""
-        declared = getattr(self, capability)
-        if isinstance(declared, dict):
-            return all(getattr(options, option) == value for option, value in declared.items())
-        return bool(declared)
-
 
 @dataclass(frozen=True)
 class StageScheduleSpec(ComponentSpec):
     """A stage schedule.
 
-    progressive: stages start one after the other, each when the one before has reached its threshold.
+    progressive: stages start one after the other, each when the one before has reached its threshold; where that
+    depends on the options, {"option": "value"}.
     """
 
-    progressive: bool = False
+    progressive: bool | dict[str, str] = False
 
 
 @dataclass(frozen=True)

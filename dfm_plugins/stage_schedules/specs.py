@@ -93,7 +93,7 @@ SPECS = [
         factory="dfm_plugins.stage_schedules.progressive:ProgressiveSchedule",
         options=ProgressiveOptions,
         reference=f"{PAPER}, figure 2a; the spacing of each stage is this framework's",
-        progressive=True,
+        progressive={"later_stages": "hidden"},
     ),
     StageScheduleSpec(
         name="consecutive",
