@@ -54,18 +54,24 @@ class StageTransformer(Backbone):
     def forward(self, noisy_stages: Sequence[Tensor], t: Tensor, visible: Tensor, conditioning: Conditioning) -> Stages:
         """Return the velocities in the shapes and dtype of `noisy_stages`; zero at initialisation.
 
-        Raises StageShapeError for stages that do not give one token grid.
+        Where no gradient is asked for, what belongs to stages that no sample sees is left out, and zero. Raises
+        StageShapeError for stages that do not give one token grid.
         """
         grid = self._grid(noisy_stages)
-        condition = F.silu(self._condition(t, visible, conditioning))
-        tokens = self._tokens(noisy_stages, visible, grid)
+        shown = self._shown(visible)
+        condition = F.silu(self._condition(t, visible, conditioning, shown))
+        tokens = self._tokens(noisy_stages, visible, grid, shown)
         rotation = self.rotation(grid, tokens)
         for index, block in enumerate(self.blocks):
             tokens = block(tokens, condition, rotation, self.groups(index, grid))
         tokens = normalize(tokens)
         return tuple(
             unpatchify(stage.head(tokens, condition), patch, noisy.shape[2:]).to(noisy.dtype)
-            for stage, patch, noisy in zip(self._stages(), self.patching.patches, noisy_stages, strict=True)
+            if index in shown
+            else torch.zeros_like(noisy)
+            for index, (stage, patch, noisy) in enumerate(
+                zip(self._stages(), self.patching.patches, noisy_stages, strict=True)
+            )
         )
 
     def groups(self, block_index: int, grid: Size) -> Groups | None:
@@ -112,23 +118,28 @@ class StageTransformer(Backbone):
         """Draw all weights anew; needed after moving a network built on the meta device to a real one."""
         initialize_adaln_zero(self, generator)
 
-    def _condition(self, t: Tensor, visible: Tensor, conditioning: Conditioning) -> Tensor:
+    def _shown(self, visible: Tensor) -> Sequence[int]:
+        """Stages that have to be computed: in training all, so that every step runs the same layers."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or visible.is_meta:
+            return range(visible.shape[1])
+        seen = visible.any(0).tolist()
+        return [index for index, shown in enumerate(seen) if shown] or [0]
+
+    def _condition(self, t: Tensor, visible: Tensor, conditioning: Conditioning, shown: Sequence[int]) -> Tensor:
         """Sum of the timestep, stage and label embeddings, (B, width)."""
-        condition = torch.stack(
-            [stage.embed_timestep(t[:, index], visible[:, index]) for index, stage in enumerate(self._stages())]
-        ).sum(0)
+        stages = list(self._stages())
+        condition = torch.stack([stages[s].embed_timestep(t[:, s], visible[:, s]) for s in shown]).sum(0)
         if self.stage_index is not None:
             condition = condition + self.stage_index(visible)
         return condition if self.label is None else condition + self.label(conditioning.label)
 
-    def _tokens(self, noisy_stages: Sequence[Tensor], visible: Tensor, grid: Size) -> Tensor:
+    def _tokens(self, noisy_stages: Sequence[Tensor], visible: Tensor, grid: Size, shown: Sequence[int]) -> Tensor:
         """Sum of the patch embeddings over the visible stages, with absolute positions, (B, tokens, width)."""
+        stages, patches = list(self._stages()), self.patching.patches
         # In the stages' dtype: under autocast the residual stream stays float32.
         embedded = [
-            stage.embed_patches(patchify(noisy, patch), shown).to(noisy.dtype)
-            for stage, noisy, patch, shown in zip(
-                self._stages(), noisy_stages, self.patching.patches, visible.unbind(1), strict=True
-            )
+            stages[s].embed_patches(patchify(noisy_stages[s], patches[s]), visible[:, s]).to(noisy_stages[s].dtype)
+            for s in shown
         ]
         tokens = sum(embedded[1:], embedded[0])
         if self.options.positions == "rope":

@@ -54,14 +54,14 @@ class Case:
         return {name: value[own] for name, value in self.batch.items()}
 
 
-def make_case(dtype: torch.dtype, draw: str, specialised: str = "") -> Case:
+def make_case(dtype: torch.dtype, draw: str, specialised: str = "", backbone: str = "dit") -> Case:
     """Two stages and two blocks; weights other than those that the network begins with, which are mostly zero.
 
     specialised: groups of weights that each stage has of its own.
     """
     composition = dfm.build(
         stages=[8, 16],
-        backbone={"name": "dit", "options": {"depth": 2, "width": 24, "heads": 2}},
+        backbone={"name": backbone, "options": {"depth": 2, "width": 24, "heads": 2}},
         timestep_sampler={"name": "progressive", "options": {"stage_probs": 0.5, "draw": draw}},
         flow={"statistics_images": 4},
         specialisation={"groups": specialised} if specialised else {},
@@ -86,19 +86,22 @@ def difference(values: Iterable[Tensor | None], expected: Iterable[Tensor | None
 
 
 def gradients(world: World, _folder: Path) -> dict[tuple[Any, ...], float]:
-    """Difference of the gradient of one batch."""
+    """Differences of the gradient of one batch; the name says type, draw, micro-batches and what is special."""
+    cases = {(dtype, draw, 1): make_case(dtype, draw) for dtype in DTYPES for draw in ("sample", "batch")}
+    cases[torch.float64, "sample", 2] = make_case(torch.float64, "sample")
+    cases[torch.float64, "sample", 1, "specialised"] = make_case(torch.float64, "sample", "mlp,conditioning")
+    # A network a stage, in parts so small that a process may have no sample of a stage.
+    cases[torch.float64, "sample", 4, "experts"] = make_case(torch.float64, "sample", backbone="dit_experts")
     found = {}
-    cases = [(dtype, draw, 1, "") for dtype in DTYPES for draw in ("sample", "batch")]
-    cases += [(torch.float64, "sample", 2, ""), (torch.float64, "sample", 1, "mlp,conditioning")]
-    for dtype, draw, accumulation, groups in cases:
-        case = make_case(dtype, draw, groups)
+    for name, case in cases.items():
         for parallel in PARALLEL:
-            together = case.learner(world, accumulation, parallel=parallel)
-            alone = case.learner(ALONE, 2 * accumulation)
+            together = case.learner(world, name[2], parallel=parallel)
+            alone = case.learner(ALONE, 2 * name[2])
             together._accumulate(3, case.part(world))
             alone._accumulate(3, case.batch)
             grads = [[p.grad for p in learner._parameters] for learner in (together, alone)]
-            found[parallel, dtype, draw, accumulation, groups] = difference(*grads)
+            found[parallel, *name] = difference(*grads)
+            together.check()
     return found
 
 

@@ -346,3 +346,27 @@ def test_stages_that_do_not_fit_are_refused() -> None:
         network((coarse[..., :3], fine[..., :6]), *rest)
     with pytest.raises(CompositionError, match="images"):
         build((3, 4, 8, 8))
+
+
+def test_generation_leaves_out_what_belongs_to_hidden_stages() -> None:
+    """The same bits, and no call of a hidden stage's layers."""
+    facts = BackboneFacts(layout((3, 8, 8), (3, 16, 16)), 0)
+    network = randomize(DiT(DiTOptions(depth=1, width=16, heads=2), facts), torch.Generator().manual_seed(0))
+    calls: list[int] = []
+    for index, stage in enumerate(network.stages):
+        for part in (stage.patch_embedding, stage.timestep_embedder, stage.head):
+            part.register_forward_hook(lambda *_, index=index: calls.append(index))
+    generator = torch.Generator().manual_seed(1)
+    noisy = tuple(torch.randn(4, *stage.shape, generator=generator) for stage in network.facts.layout)
+    t, visible = torch.tensor([[0.3, 0.0]] * 4), torch.tensor([[True, False]] * 4)
+    in_training = network(noisy, t, visible, Conditioning())
+    assert calls == [0, 1, 0, 1, 0, 1]
+    calls.clear()
+    with torch.no_grad():
+        in_generation = network(noisy, t, visible, Conditioning())
+    assert calls == [0, 0, 0]
+    assert torch.equal(in_generation[0], in_training[0])
+    assert not in_generation[1].any()
+    with torch.no_grad():
+        network(noisy, t, torch.tensor([[True, False]] * 3 + [[True, True]]), Conditioning())
+    assert set(calls) == {0, 1}
