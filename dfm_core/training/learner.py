@@ -100,6 +100,7 @@ class Learner:
             with self._sharing.micro_batch(index, is_last=stop == total):
                 with execution.autocast(self._device, self._dtype):
                     report = self._objective(part, randomness)
+                self._sharing.after_forward(index)
                 # Weighted by size: the loss is a mean, and the parts may differ by one sample.
                 loss = report.loss if stop - start == total else report.loss * ((stop - start) / total)
                 loss.backward()

@@ -27,6 +27,9 @@ class Sharing:
         """Around forward and backward of a micro-batch of step `step`; after the last, gradients are averaged."""
         return nullcontext()
 
+    def after_forward(self, step: int) -> None:
+        """Raise WorldError, in all processes alike, if the backward pass of a micro-batch could not work."""
+
     def settle(self) -> None:
         """Let go of what a forward pass without backward has gathered; before weights are changed."""
 
@@ -68,7 +71,9 @@ class Sharded(Sharing):
     """FSDP2: `blocks` and then the rest of `module` are gathered when they run, and sharded otherwise.
 
     FSDP2 adds up the gradients of one unit as one row of numbers. A process that leaves out a layer has a shorter row,
-    and numbers of different parameters are added without any error; so who left out what is noted and compared.
+    and numbers of different parameters are added without any error; so who left out what is noted and compared. Rows of
+    different lengths end a process at once; so where samples may go different ways (`splits_batch`), what ran is
+    compared before.
     """
 
     def __init__(self, module: nn.Module, blocks: Sequence[nn.Module], world: World) -> None:
@@ -84,6 +89,15 @@ class Sharded(Sharing):
         self._parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self._world = world
         self._left_out: dict[int, list[list[str]]] = {}
+        self._ran: set[str] = set()
+        self._may_differ = bool(getattr(module, "splits_batch", False))
+        if self._may_differ:
+            self._note_what_runs(module)
+
+    def _note_what_runs(self, module: nn.Module) -> None:
+        for name, part in module.named_modules():
+            if any(True for _ in part.parameters(recurse=False)):
+                part.register_forward_hook(lambda *_, name=name: self._ran.add(name))
 
     @contextmanager
     def micro_batch(self, step: int, is_last: bool) -> Iterator[None]:
@@ -91,6 +105,7 @@ class Sharded(Sharing):
         before = [(parameter, parameter.grad) for parameter in self._parameters.values()]
         for parameter, _ in before:
             parameter.grad = None
+        self._ran.clear()
         yield
         left_out = [name for name, parameter in self._parameters.items() if parameter.grad is None]
         if left_out:
@@ -98,6 +113,14 @@ class Sharded(Sharing):
         for parameter, gradient in before:
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+
+    def after_forward(self, step: int) -> None:
+        if not self._may_differ:
+            return
+        reference, *others = self._world.gather(sorted(self._ran))
+        for index, ran in enumerate(others, 1):
+            if ran != reference:
+                raise WorldError(_different_layers(step, index, [ran], [reference]))
 
     def settle(self) -> None:
         for unit in self._units:

@@ -248,12 +248,13 @@ def different_requests(world: World, _folder: Path) -> None:
 
 
 class Skipping(nn.Module):
-    """Runs the layer of a stage only where a sample shows it."""
+    """Runs the layer of a stage only where a sample shows it. kernels: sizes of the stages' layers."""
 
-    def __init__(self) -> None:
+    def __init__(self, kernels: tuple[int, int] = (1, 1), splits_batch: bool = False) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.stages = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(2))
+        self.stages = nn.ModuleList(nn.Conv2d(3, 3, kernel, padding=kernel // 2) for kernel in kernels)
+        self.splits_batch = splits_batch
 
     def forward(self, x: Tensor, stage: Tensor) -> Tensor:
         """x: (B, 3, H, W). stage: (B,)."""
@@ -277,9 +278,9 @@ class SkippingObjective:
         return LossReport(loss, torch.ones(2, 1), ("all",))
 
 
-def skipping_trainer(world: World, folder: Path, parallel: str) -> Trainer:
+def skipping_trainer(world: World, folder: Path, parallel: str, **network: Any) -> Trainer:
     """A trainer of a network that breaks the rule of FSDP."""
-    module = Skipping()
+    module = Skipping(**network)
     changes = {"objective": SkippingObjective(module), "data": Part(world), "blocks": [], "parallel": parallel}
     return make(folder, module, world=world, epsilon=1e-3, checkpoint_every=1, max_steps=3, **changes)
 
@@ -296,3 +297,8 @@ def skipped_layers_replicated(world: World, folder: Path) -> bool | None:
 def skipped_layers_sharded(world: World, folder: Path) -> None:
     """Sharded, the gradients of the two layers are added to each other."""
     skipping_trainer(world, folder, "fsdp").train()
+
+
+def unequal_layers_sharded(world: World, folder: Path) -> None:
+    """Sharded, gradients of layers of different sizes would end the processes."""
+    skipping_trainer(world, folder, "fsdp", kernels=(1, 3), splits_batch=True).train()

@@ -22,6 +22,7 @@ CHECKS = [
     workers.different_requests,
     workers.skipped_layers_replicated,
     workers.skipped_layers_sharded,
+    workers.unequal_layers_sharded,
 ]
 
 
@@ -100,6 +101,13 @@ def test_layers_that_only_one_process_runs_are_caught_when_sharded(told: dict[st
     assert str(first) == str(second)
     assert "at step 1 process 1 and process 0 ran different layers (stages.0.bias, stages.0.weight" in str(first)
     assert not list(folder.glob("skipped_layers_sharded/checkpoints/*"))
+
+
+def test_unequal_layers_are_caught_before_they_end_a_process(told: dict[str, list[Any]]) -> None:
+    first, second = told["unequal_layers_sharded"]
+    assert isinstance(first, WorldError)
+    assert str(first) == str(second)
+    assert "at step 1 process 1 and process 0 ran different layers (stages.0, stages.1), and FSDP" in str(first)
 
 
 def test_in_bfloat16(told: dict[str, list[Any]]) -> None:
