@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,10 +18,15 @@ from dfm_core.generation import generate_images
 from dfm_core.images import make_grid, save_png
 from dfm_core.interfaces.dataset import Dataset
 from dfm_core.randomness import BatchRandomness, derive_generator, derive_seed
+from dfm_core.stages import format_size
 from dfm_core.training.data import UnreadableSamples, load_batch
 from dfm_core.training.order import EpochOrder
 
 STATISTICS_BATCH = 16
+STATISTICS_PIXELS = 2**26
+"""Pixels from which statistics are estimated at most: 256 images of 512x512, a few seconds on one core."""
+FEWEST_STATISTICS_IMAGES = 64
+"""Images that are taken however large: the error of 16 would reach 5% (docs/decisions/0003-small-choices.md)."""
 
 
 class SkippedSamples:
@@ -58,11 +64,27 @@ def fixed_choice(dataset: Dataset, count: int) -> list[int]:
     return torch.randperm(length, generator=generator)[:count].tolist()
 
 
+def statistics_size(dataset: Dataset, num_images: int) -> int:
+    """How many of `num_images` samples the statistics are estimated from: fewer where those are large."""
+    size = dataset.facts.size if dataset.latents is None else dataset.latents.shape[1:]
+    affordable = STATISTICS_PIXELS // math.prod(size)
+    return min(num_images, len(dataset), max(FEWEST_STATISTICS_IMAGES, affordable))
+
+
 def statistics_batches(
-    dataset: Dataset, num_images: int, warn: Callable[[str], None] | None = None
+    dataset: Dataset,
+    num_images: int,
+    warn: Callable[[str], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Iterator[dict[str, Tensor]]:
-    """The samples from which stage statistics are estimated, batch by batch. warn: told of unreadable ones."""
-    indices = fixed_choice(dataset, num_images)
+    """The samples from which stage statistics are estimated, batch by batch.
+
+    num_images: of which large ones are fewer, see `statistics_size`. warn: told of unreadable ones. say: told what is
+    measured, where that takes long.
+    """
+    indices = fixed_choice(dataset, statistics_size(dataset, num_images))
+    if say is not None and len(indices) * math.prod(dataset.facts.size) > STATISTICS_PIXELS // 4:
+        say(f"statistics of the stages, from {len(indices)} samples of {format_size(dataset.facts.size)} pixels …")
     unreadable = UnreadableSamples(len(dataset), warn)
     for start in range(0, len(indices), STATISTICS_BATCH):
         yield load_batch(dataset, indices[start : start + STATISTICS_BATCH], unreadable=unreadable)

@@ -142,7 +142,7 @@ def _fresh_parts(world: World, assembler: Assembler, reporter: Reporter) -> tupl
     data = describe_data(dataset)
     check_sampling(config, data)
     skipped = SkippedSamples(reporter.warn)
-    batches = statistics_batches(dataset, config.flow.statistics_images, skipped)
+    batches = statistics_batches(dataset, config.flow.statistics_images, skipped, reporter.say)
     composition = compose_alike(world, assembler, data, batches)
     if config.init_from is not None:
         initialise_from(composition, Path(config.init_from), reporter)

@@ -111,7 +111,10 @@ def encode_images(autoencoder: Autoencoder, images: Tensor, generator: torch.Gen
 def estimate_statistics(
     autoencoder: Autoencoder, decomposition: Decomposition, batches: Iterable[Mapping[str, Tensor]]
 ) -> StageStatistics:
-    """Measure the stages of batches, as `StageSpace.batch_to_stages` takes them. Sums in float64, on the CPU."""
+    """Measure the stages of batches, as `StageSpace.batch_to_stages` takes them.
+
+    Rows are summed in float32 where the data lies, and their sums in float64 on the CPU.
+    """
     space = StageSpace(autoencoder, decomposition, (1.0,) * decomposition.num_stages)
     sums = torch.zeros(3, decomposition.num_stages, dtype=torch.float64)  # count, sum, sum of squares
     num_images = 0
@@ -119,10 +122,14 @@ def estimate_statistics(
         stages = space.batch_to_stages(batch)
         num_images += len(stages[0])
         for index, stage in enumerate(stages):
-            values = stage.double()
-            sums[:, index] += torch.stack(
-                [values.new_tensor(values.numel()), values.sum(), values.square().sum()]
-            ).cpu()
+            rows, norms = (part.cpu().double() for part in row_sums(stage))
+            sums[:, index] += torch.stack([rows.new_tensor(stage.numel()), rows.sum(), norms.square().sum()])
     mean, square = sums[1] / sums[0], sums[2] / sums[0]
     std = (square - mean.square()).clamp_min(0).sqrt()
     return StageStatistics(tuple(square.sqrt().tolist()), tuple(std.tolist()), num_images)
+
+
+def row_sums(stage: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum and Euclidean norm along the last axis, (B, C, …), in float32: without a copy, and MPS has no float64."""
+    values = stage.float()
+    return values.sum(-1), torch.linalg.vector_norm(values, dim=-1)

@@ -27,7 +27,12 @@ class FlowSettings(Section):
         "edm", description="Scaling of inputs and outputs per stage."
     )
     standardize: bool = Field(False, description="Divide each stage by its standard deviation over the data.")
-    statistics_images: int = Field(256, ge=1, description="Images from which the stage statistics are estimated.")
+    statistics_images: int = Field(
+        256,
+        ge=1,
+        description="Images from which the stage statistics are estimated; large ones only up to 64 megapixels in all, "
+        "but at least 64.",
+    )
     label_dropout: float = Field(0.1, ge=0, le=1, description="Share of labels dropped in training, for guidance.")
 
 
