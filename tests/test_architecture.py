@@ -44,7 +44,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("devices", "composition", "media"),
     ("assembly",),
     ("training",),
-    ("model", "plan", "run_evaluation", "run_processes", "run_status", "run_continuation"),
+    ("model", "step_memory", "plan", "run_evaluation", "run_processes", "run_status", "run_continuation"),
     ("runs", "run_list", "run_curves", "encoding"),
     ("curve_plots", "evaluation", "bench"),
     ("comparison",),
