@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("plugins",),
     ("config",),
     ("stages", "flow", "randomness", "interfaces"),
-    ("time_grid", "latent_sizes"),
+    ("time_grid", "latent_sizes", "gif_times"),
     ("residual_pyramid", "preconditioning", "stage_space", "solvers", "loss_report", "images", "latent_shards"),
     ("clip_sources", "clips", "clip_gallery"),
     (
