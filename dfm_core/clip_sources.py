@@ -11,19 +11,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
 
 from dfm_core.errors import PluginError, UnreadableSampleError
+from dfm_core.gif_times import gif_durations
 from dfm_core.images import image_endings, open_image
 
 VIDEO_ENDINGS = frozenset({".mp4", ".m4v", ".mov", ".webm", ".mkv"})
 # Files name themselves what they like: a playlist called clip.mp4 would make FFmpeg open other files and addresses.
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm"
 _MOST_PIXELS = 2**27
-_GIF_DEFAULT = Fraction(1, 10)  # what browsers show where a GIF says 0
 _UNSPECIFIED = 2  # in ISO/IEC 23091-2, matrix coefficients
 _PRE_ROLL = Fraction(1)
 _TURNS = {1: Image.Transpose.ROTATE_90, 2: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_270}
@@ -67,7 +68,7 @@ def open_source(path: str | Path) -> Iterator[ClipSource]:
             raise ValueError("it is no file")
         elif path.suffix.lower() == ".gif":
             with Image.open(path, formats=("GIF",)) as file:
-                yield _Gif(file)
+                yield _Gif(file, gif_durations(path.read_bytes()))
         else:
             with path.open("rb") as stream:
                 yield _Video(stream)
@@ -123,16 +124,14 @@ class _Folder(_Indexed):
 
 
 class _Gif(_Indexed):
+    """A GIF: Pillow decodes the frames before the first that is asked for, once, since each may build on the last."""
+
     timed = True
 
-    def __init__(self, file: Image.Image) -> None:
+    def __init__(self, file: Image.Image, durations: list[Fraction]) -> None:
         self._file = file
-        times, end = [], Fraction(0)
-        for index in range(getattr(file, "n_frames", 1)):
-            file.seek(index)
-            times.append(end)
-            end += Fraction(file.info.get("duration", 0)) / 1000 or _GIF_DEFAULT
-        super().__init__(times, end)
+        ends = list(accumulate(durations, initial=Fraction(0)))
+        super().__init__(ends[:-1], ends[-1])
 
     def picture(self, index: int) -> Image.Image:
         self._file.seek(index)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
-from torch.nn.functional import scaled_dot_product_attention
-from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from dfm_core.assembly import Assembler, check_latents, check_schedule, stage_layout
 from dfm_core.composition import DataDescription, check_other_sizes
-from dfm_core.interfaces.backbone import Backbone
+from dfm_core.config.run_config import RunConfig
+from dfm_core.devices import resolve_device
+from dfm_core.errors import DeviceError
 from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageScheduleFacts
 from dfm_core.interfaces.timestep_sampler import TimestepSampler, TimestepSamplerFacts
-from dfm_core.network_facts import VisibleShares, mean_square, meta_batch
+from dfm_core.network_facts import meta_batch
 from dfm_core.plugins.kinds import RUN_KINDS
 from dfm_core.stages import StageLayout, format_size
+from dfm_core.step_memory import measure_step
+from dfm_core.training.execution import autocast_dtype
 
 FLOAT_BYTES = 4
 STAGE_COPIES = 10
@@ -34,7 +32,8 @@ class TrainingPlan:
     stages: per stage its resolution in the decomposition's units and the shape of its tensor. backbone: what the
     network says of itself. flops: of forward and backward of one optimiser step. generation_steps: of the schedule.
     Memory in bytes: state (weights, gradients, two moments, EMA, all float32), activations (what autograd keeps of one
-    micro-batch, attention in fused kernels), stage_bytes (data, noise, noisy inputs, velocities and so on of one).
+    micro-batch in the run's precision and checkpointing, attention in fused kernels; with checkpointing also what one
+    block computes again), stage_bytes (data, noise, noisy inputs, velocities and so on of one micro-batch).
     """
 
     stages: list[dict[str, str]]
@@ -67,7 +66,8 @@ def plan_training(assembler: Assembler, data: DataDescription) -> TrainingPlan:
         backbone = assembler.backbone(layout, data)
     training = config.training
     micro_batch = -(-training.batch_size // training.accumulation)
-    flops, activations = measure_step(backbone, layout, micro_batch, data, sampler.visible_probabilities())
+    batch = meta_batch(backbone, layout, micro_batch, bool(data.classes), sampler.visible_probabilities())
+    flops, activations = measure_step(backbone, batch, training.checkpointing, planned_dtype(config))
     parameters = sum(p.numel() for p in backbone.parameters())
     return TrainingPlan(
         stages=[{"resolution": format_size(s.resolution), "shape": "x".join(map(str, s.shape))} for s in layout],
@@ -81,6 +81,16 @@ def plan_training(assembler: Assembler, data: DataDescription) -> TrainingPlan:
     )
 
 
+def planned_dtype(config: RunConfig) -> torch.dtype | None:
+    """Dtype of autocast on the run's device; a device that this machine lacks is taken for one that has bfloat16."""
+    precision = config.training.precision
+    try:
+        return autocast_dtype(precision, resolve_device(config.device))
+    except DeviceError:
+        on_cuda = precision == "auto" and config.device.startswith("cuda")
+        return torch.bfloat16 if on_cuda or precision == "bfloat16" else None
+
+
 def plan_generation(assembler: Assembler, layout: StageLayout) -> tuple[ScheduleGrid, TimestepSampler]:
     """Make schedule and sampler as for stages of root mean square 1, and see that training covers what is visited."""
     sigmas = (1.0,) * len(layout)
@@ -88,57 +98,3 @@ def plan_generation(assembler: Assembler, layout: StageLayout) -> tuple[Schedule
     sampler: TimestepSampler = assembler.make("timestep_sampler", TimestepSamplerFacts(len(layout), grid))
     check_schedule(assembler, grid, sampler, sigmas)
     return grid, sampler
-
-
-def measure_step(
-    backbone: Backbone, layout: StageLayout, batch: int, data: DataDescription, shares: VisibleShares
-) -> tuple[int, int]:
-    """FLOPs of forward and backward, and bytes that autograd keeps in between, for a batch on the meta device.
-
-    shares: how often which stages are visible.
-    """
-    arguments = meta_batch(backbone, layout, batch, bool(data.classes), shares)
-    kept = _Kept()
-    weights = {p.untyped_storage()._cdata for p in backbone.parameters()}
-    with FlopCounterMode(display=False) as counter:
-        with saved_tensors_hooks(kept.keep, lambda tensor: tensor), _FusedAttention(kept):
-            velocities = backbone(*arguments)
-        mean_square(velocities).backward()
-    return int(counter.get_total_flops()), sum(size for key, size in kept.sizes.items() if key not in weights)
-
-
-class _Kept:
-    """Bytes of the storages that are kept for the backward pass."""
-
-    def __init__(self) -> None:
-        self.sizes: dict[Any, int] = {}
-        self._alive: list[Tensor] = []
-
-    def keep(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        self.sizes[storage._cdata] = storage.nbytes()
-        self._alive.append(tensor)  # else another storage may get its address
-        return tensor
-
-
-class _FusedAttention(TorchFunctionMode):
-    """Keep of attention what the fused kernels keep: its inputs, its output and one number a row.
-
-    On the meta device torch takes the plain way, which keeps the weights of all pairs of tokens.
-    """
-
-    def __init__(self, kept: _Kept) -> None:
-        super().__init__()
-        self._kept = kept
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is not scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
-        with saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor):
-            output = func(*args, **(kwargs or {}))
-        inputs = [value for value in (*args, *(kwargs or {}).values()) if isinstance(value, Tensor)]
-        for tensor in (*inputs, output, output.detach().new_empty(output.shape[:-1])):
-            self._kept.keep(tensor)
-        return output

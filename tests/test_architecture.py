@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("plugins",),
     ("config",),
     ("stages", "flow", "randomness", "interfaces"),
-    ("time_grid", "latent_sizes"),
+    ("time_grid", "latent_sizes", "gif_times"),
     ("residual_pyramid", "preconditioning", "stage_space", "solvers", "loss_report", "images", "latent_shards"),
     ("clip_sources", "clips", "clip_gallery"),
     (
@@ -44,7 +44,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("devices", "composition", "media"),
     ("assembly",),
     ("training",),
-    ("model", "plan", "run_evaluation", "run_processes", "run_status", "run_continuation"),
+    ("model", "step_memory", "plan", "run_evaluation", "run_processes", "run_status", "run_continuation"),
     ("runs", "run_list", "run_curves", "encoding"),
     ("curve_plots", "evaluation", "bench"),
     ("comparison",),

@@ -29,11 +29,12 @@ def recompute_activations(blocks: Sequence[nn.Module], mode: Literal["none", "se
         return
     options: dict[str, Any] = {}
     if mode == "selective":
-        options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _kept_operations())
+        options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, kept_operations())
     for block in blocks:
         block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False, **options)
 
 
-def _kept_operations() -> list[torch._ops.OpOverload]:
+def kept_operations() -> list[torch._ops.OpOverload]:
+    """The operations whose results `selective` keeps, as far as this torch has them."""
     packets = (getattr(torch.ops.aten, name, None) for name in _KEPT)
     return [packet.default for packet in packets if packet is not None]
