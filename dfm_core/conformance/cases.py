@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dfm_core.interfaces.autoencoder import AutoencoderFacts
 from dfm_core.interfaces.backbone import BackboneFacts
-from dfm_core.interfaces.dataset import DatasetFacts
+from dfm_core.interfaces.dataset import DatasetFacts, Split
 from dfm_core.interfaces.decomposition import DecompositionFacts
 from dfm_core.interfaces.metric import MetricFacts
 from dfm_core.interfaces.path import PathFacts
@@ -45,6 +45,7 @@ _CLIP_STAGES: tuple[tuple[tuple[Size, ...], int], ...] = (
 )
 # Root mean squares as of stages in pixels, and as of standardised ones.
 _SIGMAS = ((0.8, 0.3, 0.11, 0.02), (1.0, 1.0, 1.0, 1.0))
+_SPLITS: tuple[Split, ...] = ("train", "validation")
 _STEPS_A_STAGE = 10
 _THRESHOLD = 0.9
 
@@ -186,7 +187,8 @@ def _metric_cases() -> list[Case]:
 
 def _dataset_cases() -> list[Case]:
     return [
-        Case(format_size(size), DatasetFacts(size, "train", 0), clips=len(size) == 3)
+        Case(f"{format_size(size)}, {split}", DatasetFacts(size, split, 0), clips=len(size) == 3)
+        for split in _SPLITS
         for size in ((32, 32), (24, 40), (4, 32, 32), (5, 24, 40))
     ]
 

@@ -5,13 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dfm_core.conformance.law import LawBroken, Measurement, at_least, at_most, law
-from dfm_core.interfaces.stage_schedule import StageSchedule
+from dfm_core.conformance.law import LawBroken, Measurement, at_most, law
+from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageSchedule
+
+ROUNDING = 1e-9
+"""By so much t may miss a threshold."""
 
 
 def _stage_of_largest(values: Tensor) -> int:
     """Number (from 1) of the stage, in the last dimension, that has the largest value."""
     return int(values.reshape(-1, values.shape[-1]).amax(0).argmax()) + 1
+
+
+def _generated(grid: ScheduleGrid) -> int:
+    """Number of stages without those that are left out at the end, invisible and at 0 throughout; at least 1."""
+    used = (grid.visible.any(0) | (grid.t != 0).any(0)).nonzero()
+    return int(used[-1]) + 1 if len(used) else 1
 
 
 @law("stage_schedule")
@@ -49,13 +58,15 @@ def starts_at_noise(schedule: StageSchedule) -> Measurement:
 
 @law("stage_schedule")
 def ends_at_data(schedule: StageSchedule) -> Measurement:
-    """Every stage ends at exactly t = 1."""
-    missing = (1 - schedule.grid().t[-1]).abs()
+    """Every stage ends at exactly t = 1; an option may leave the last ones out: never visible, always at 0."""
+    grid = schedule.grid()
+    chosen = bool(schedule.options.model_dump(exclude_defaults=True))
+    missing = (1 - grid.t[-1, : _generated(grid) if chosen else None]).abs()
     return at_most(
         missing.max().item(),
         0.0,
         f"stage {_stage_of_largest(missing)} ends {missing.max().item():g} off t = 1, expected exactly 1: set the last "
-        "row, rounding included",
+        "row, rounding included (an option may leave out the last stages, invisible and at 0 throughout)",
     )
 
 
@@ -135,22 +146,37 @@ def visible_stages_are_a_prefix(schedule: StageSchedule) -> Measurement:
 
 @law("stage_schedule", requires="progressive")
 def stages_start_one_after_the_other(schedule: StageSchedule) -> Measurement:
-    """The number of visible stages goes 1, 2, … S; each new stage moves at once, the one before being past noise."""
+    """The number of visible stages goes 1, 2, … to all that are generated; each new stage moves at once."""
     grid = schedule.grid()
     counts = grid.visible.sum(1)
     phases = torch.unique_consecutive(counts).tolist()
-    expected = list(range(1, schedule.facts.num_stages + 1))
+    expected = list(range(1, _generated(grid) + 1))
     if phases != expected:
         raise LawBroken(f"numbers of visible stages by phase: expected {expected}, got {phases}; add one stage a phase")
-    handover = 1.0
     for active in expected:
         start = int((counts == active).nonzero()[0])
         if grid.t[start + 1, active - 1] == grid.t[start, active - 1]:
             raise LawBroken(
                 f"stage {active} is visible from step {start + 1} on but does not move in it; start it there"
             )
-        if active > 1:
-            handover = min(handover, float(grid.t[start, active - 2]))
-            what = f"stage {active} starts in step {start + 1} before stage {active - 1} has left t = 0"
-            at_least(handover, 0.0, f"{what}; let it wait until the one before has reached its threshold")
-    return Measurement(handover, 0.0, at_least=True)
+    return Measurement()
+
+
+@law("stage_schedule", requires="progressive")
+def stages_wait_for_the_one_before(schedule: StageSchedule) -> Measurement:
+    """A stage starts when the one before has reached its threshold, one of `thresholds()` in (0, 1], to 1e-9."""
+    grid, thresholds = schedule.grid(), schedule.thresholds()
+    handovers = _generated(grid) - 1
+    if thresholds is None or len(thresholds) != handovers or not all(0 < value <= 1 for value in thresholds):
+        raise LawBroken(
+            f"thresholds(): expected {handovers} in (0, 1], one for each stage but the last generated, got "
+            f"{thresholds}; return them, or do not declare `progressive`"
+        )
+    missing, moves = 0.0, grid.visible & (grid.t.diff(dim=0) > 0)
+    for stage, threshold in enumerate(thresholds):
+        starts = moves[:, stage + 1].nonzero()
+        reached = float(grid.t[int(starts[0]), stage]) if len(starts) else 1.0
+        missing = max(missing, threshold - reached)
+        what = f"stage {stage + 2} starts when stage {stage + 1} is at t = {reached:g}, expected its threshold"
+        at_most(missing, ROUNDING, f"{what} {threshold:g}; let it wait, or return the threshold that it waits for")
+    return Measurement(missing, ROUNDING)

@@ -48,8 +48,9 @@ class StageSchedule(ABC):
     Laws: every column starts at 0, never decreases and ends at exactly 1 (only an option may leave stages out for good:
     they stay at 0, and the generation ends with the preview of the others); something moves in every step; a stage that
     is not visible keeps its t; with one stage it is a plain grid. A schedule that declares `progressive` starts stage
-    s+1 only when stage s has reached its threshold, and its visible stages are a prefix. Options that do not fit the
-    number of stages are refused in `__init__`, with ConfigError. A trained model can be given another schedule.
+    s+1 only when stage s has reached its threshold (see `thresholds`), and its visible stages are a prefix. Options
+    that do not fit the number of stages are refused in `__init__`, with ConfigError. A trained model can be given
+    another schedule.
     """
 
     def __init__(self, options: BaseModel, facts: StageScheduleFacts) -> None:
@@ -59,3 +60,10 @@ class StageSchedule(ABC):
     @abstractmethod
     def grid(self) -> ScheduleGrid:
         """Return the timesteps of all steps and stages: t (steps+1, S), visible (steps, S); the same at every call."""
+
+    def thresholds(self) -> tuple[float, ...] | None:
+        """Return the t in (0, 1] that each stage has reached when the next one starts: of each but the last generated.
+
+        None promises nothing; a schedule that declares `progressive` must promise, and is held to it.
+        """
+        return None

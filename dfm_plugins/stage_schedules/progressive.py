@@ -42,11 +42,17 @@ def resolve_thresholds(thresholds: tuple[float, ...] | None, num_stages: int) ->
     return thresholds
 
 
-def resolve_first_stages(wanted: int | None, num_stages: int) -> int:
-    """Return how many stages are generated; raises ConfigError for more than there are."""
-    if wanted is not None and wanted > num_stages:
+def resolve_first_stages(options: ProgressiveOptions, num_stages: int) -> int:
+    """Return how many stages are generated; raises ConfigError for too many, or noise in the last picture."""
+    wanted = num_stages if options.first_stages is None else options.first_stages
+    if wanted > num_stages:
         raise ConfigError(f"stage_schedule.options.first_stages: expected at most {num_stages}, got {wanted}")
-    return num_stages if wanted is None else wanted
+    if wanted < num_stages and options.later_stages == "shown":
+        raise ConfigError(
+            f"stage_schedule.options.first_stages: expected {num_stages} with later_stages=shown, got {wanted}: a "
+            "stage that is shown is part of the picture, and would stay noise in it"
+        )
+    return wanted
 
 
 class ProgressiveSchedule(StageSchedule):
@@ -62,9 +68,9 @@ class ProgressiveSchedule(StageSchedule):
     def __init__(self, options: ProgressiveOptions, facts: StageScheduleFacts) -> None:
         super().__init__(options, facts)
         shifts = resolve_shifts(options.shift, facts)
-        self.num_stages = resolve_first_stages(options.first_stages, facts.num_stages)
+        self.num_stages = resolve_first_stages(options, facts.num_stages)
         self.steps = resolve_steps(options.steps, self.num_stages)
-        self.thresholds = resolve_thresholds(options.thresholds, self.num_stages)
+        self._thresholds = resolve_thresholds(options.thresholds, self.num_stages)
         self.shifts = shifts[: self.num_stages]
 
     def grid(self) -> ScheduleGrid:
@@ -72,7 +78,7 @@ class ProgressiveSchedule(StageSchedule):
         stops = list(accumulate(self.steps))
         starts = [0, *stops[:-1]]
         columns = [
-            self._column(*phase) for phase in zip(starts, stops, (*self.thresholds, 1.0), self.shifts, strict=True)
+            self._column(*phase) for phase in zip(starts, stops, (*self._thresholds, 1.0), self.shifts, strict=True)
         ]
         # A stage that is left out never starts.
         left_out = self.facts.num_stages - self.num_stages
@@ -82,6 +88,10 @@ class ProgressiveSchedule(StageSchedule):
         if self.options.later_stages == "shown":
             visible = np.ones_like(visible)
         return ScheduleGrid(torch.from_numpy(np.stack(columns, axis=1)), torch.from_numpy(visible))
+
+    def thresholds(self) -> tuple[float, ...]:
+        """Return the thresholds of the options: one for each stage but the last that is generated."""
+        return self._thresholds
 
     def _column(self, start: int, stop: int, threshold: float, shift: float) -> NDArray[np.float64]:
         total = sum(self.steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import accumulate
 
 import torch
@@ -25,6 +26,7 @@ class CosineSchedule(StageSchedule):
         super().__init__(options, facts)
         given = options.steps if isinstance(options.steps, tuple) else (options.steps,)
         self.steps = given * facts.num_stages if len(given) == 1 else given
+        self.ahead = [max(1, round((1 - options.overlap) * count)) for count in self.steps[:-1]]
         if len(self.steps) != facts.num_stages:
             raise ConfigError(
                 f"stage_schedule.options.steps: expected {facts.num_stages} counts (one a stage, or a single one for "
@@ -33,10 +35,14 @@ class CosineSchedule(StageSchedule):
 
     def grid(self) -> ScheduleGrid:
         """Return the timesteps; a stage is visible from its first step to the end."""
-        ahead = [max(1, round((1 - self.options.overlap) * count)) for count in self.steps[:-1]]
-        starts = torch.tensor([0, *accumulate(ahead)])
+        starts = torch.tensor([0, *accumulate(self.ahead)])
         steps = torch.tensor(self.steps)
         step_index = torch.arange(int((starts + steps).max()) + 1)[:, None]
         share = ((step_index - starts) / steps.double()).clamp(0, 1)
         # sin(π/2) is 1 exactly, and the clamp makes 0 and 1 exact.
         return ScheduleGrid(torch.sin(torch.pi / 2 * share).square(), step_index[:-1] >= starts)
+
+    def thresholds(self) -> tuple[float, ...]:
+        """Return how far each stage has come when the next one starts, in (0, 1]."""
+        shares = [ahead / steps for ahead, steps in zip(self.ahead, self.steps[:-1], strict=True)]
+        return tuple(math.sin(math.pi / 2 * share) ** 2 for share in shares)

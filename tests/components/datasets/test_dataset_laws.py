@@ -17,10 +17,10 @@ from clip_files import numbered, write_video
 from PIL import Image
 from shard_files import describe, npy, write_shard
 
-from dfm_core.conformance import LawBroken, dataset, laws_of
+from dfm_core.conformance import LawBroken, check_component, dataset, laws_of
 from dfm_core.conformance.law import Law
 from dfm_core.interfaces.dataset import Dataset, DatasetFacts, Sample, Section
-from dfm_core.plugins import Options
+from dfm_core.plugins import DatasetSpec, Options
 from dfm_plugins.datasets.folder import Folder
 from dfm_plugins.datasets.hugging_face import HuggingFace
 from dfm_plugins.datasets.moving_shapes import MovingShapes
@@ -408,6 +408,40 @@ def test_a_broken_data_set_breaks_its_law_only(
             found[name] = str(error)
     assert set(found) == {law}
     assert re.search(message, found[law])
+
+
+class BrokenValidation(Sound):
+    def value(self, index: int) -> float:
+        return super().value(index) + (200.0 if self.facts.split == "validation" else 0.0)
+
+    def load(self, index: int, epoch: int) -> Sample:
+        return super().load(index, epoch) | ({"label": 7} if self.facts.split == "validation" else {})
+
+
+class OneImage(Sound):
+    def __len__(self) -> int:
+        return 0 if self.facts.split == "validation" else 1
+
+
+def test_the_split_of_validation_is_judged() -> None:
+    spec = DatasetSpec("broken", "Only its validation is broken.", f"{__name__}:BrokenValidation")
+    broken = {result.law: result.message for result in check_component(spec) if result.state == "broken"}
+    assert set(broken) == {"samples_have_the_declared_form", "labels_match_the_classes"}
+    assert broken["samples_have_the_declared_form"].endswith("[in 2 of 4 cases, first: 32, validation]")
+
+
+def test_the_split_of_validation_may_be_empty() -> None:
+    results = check_component(DatasetSpec("one", "One image.", f"{__name__}:OneImage"))
+    assert {result.law: result.message for result in results if result.state != "held"} == {}
+
+
+def test_a_data_set_without_samples_for_training_is_none() -> None:
+    class Empty(Sound):
+        def __len__(self) -> int:
+            return 0
+
+    with pytest.raises(LawBroken, match="expected at least one readable sample among 0, got none"):
+        LAWS["samples_have_the_declared_form"].check(Empty(Options(), DatasetFacts((4, 6), "train", 0)))
 
 
 def test_every_law_has_a_broken_data_set() -> None:

@@ -128,6 +128,29 @@ class MixesTheBatch(Good):
         return self.join(stages, lambda last: last.roll(-1, 0))
 
 
+class AddsTheFirstSample(Good):
+    """Stages of the second sample lean on the first one's, whose own are right."""
+
+    lacks = frozenset({"orthonormal"})
+
+    def decompose(self, x: Tensor) -> Stages:
+        others, last = self.split(x)
+        return (*others, torch.cat([last[:1], last[1:] + 0.5 * last[:1]]))
+
+    def recompose(self, stages: Sequence[Tensor]) -> Tensor:
+        return self.join(stages, lambda last: torch.cat([last[:1], last[1:] - 0.5 * last[:1]]))
+
+
+class MixesPreviews(Good):
+    """Previews show some of another sample; the whole picture is right."""
+
+    def recompose(self, stages: Sequence[Tensor]) -> Tensor:
+        preview = super().recompose(stages)
+        other = preview.roll(1, 0)
+        whole = len(stages) == self.num_stages
+        return preview if whole else preview + 0.3 * (other - other.mean((2, 3), keepdim=True))
+
+
 class Detaches(Good):
     def decompose(self, x: Tensor) -> Stages:
         return tuple(stage.detach() for stage in super().decompose(x))
@@ -325,6 +348,13 @@ def test_each_breaker_breaks_its_law_only(name: str, breaker: type[Good]) -> Non
 
 def test_a_decomposition_that_remembers_is_found() -> None:
     assert set(broken_laws(Remembers(), torch.float32)) == {"repeatable"}
+
+
+@pytest.mark.parametrize("broken", [AddsTheFirstSample, MixesPreviews])
+def test_every_sample_and_every_preview_is_looked_at(broken: type[Good]) -> None:
+    found = broken_laws(broken(), torch.float32)
+    assert set(found) == {"samples_are_independent"}
+    assert "a sample depends on the others" in found["samples_are_independent"]
 
 
 def test_one_frame_must_be_taken() -> None:

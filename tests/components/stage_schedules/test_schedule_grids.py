@@ -206,3 +206,5 @@ def test_first_stages_leave_the_others_at_noise() -> None:
     assert not grid.visible[:, 2].any()
     with pytest.raises(ConfigError, match="first_stages: expected at most 3, got 4"):
         progressive_grid(3, first_stages=4)
+    with pytest.raises(ConfigError, match="expected 3 with later_stages=shown, got 2: a stage that is shown is part"):
+        progressive_grid(3, first_stages=2, later_stages="shown")
