@@ -23,7 +23,7 @@ SETTINGS: dict[str, list[dict[str, object]]] = {
         {"later_stages": "shown"},
     ],
     "simultaneous": [{}, {"shift": "auto"}, {"steps": 1}],
-    "consecutive": [{}],
+    "consecutive": [{}, {"shift": 0.3}],
 }
 
 
