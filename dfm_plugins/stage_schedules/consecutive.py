@@ -9,7 +9,7 @@ import torch
 
 from dfm_core.errors import ConfigError
 from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageSchedule, StageScheduleFacts
-from dfm_plugins.stage_schedules.spacing import stages
+from dfm_plugins.stage_schedules.spacing import resolve_shifts, spaced, stages
 from dfm_plugins.stage_schedules.specs import ConsecutiveOptions
 
 DEFAULT_STEPS = 40
@@ -17,12 +17,13 @@ DEFAULT_STEPS = 40
 
 
 class ConsecutiveSchedule(StageSchedule):
-    """In phase k stage k alone is visible and goes from 0 to 1 in equal steps; a finished stage rests at 1."""
+    """In phase k stage k alone is visible and goes from 0 to 1, spaced by its shift; a finished stage rests at 1."""
 
     options: ConsecutiveOptions
 
     def __init__(self, options: ConsecutiveOptions, facts: StageScheduleFacts) -> None:
         super().__init__(options, facts)
+        self.shifts = resolve_shifts(options.shift, facts)
         self.steps = options.steps or spread_evenly(DEFAULT_STEPS, facts.num_stages)
         if len(self.steps) != facts.num_stages:
             raise ConfigError(
@@ -35,7 +36,7 @@ class ConsecutiveSchedule(StageSchedule):
         stops = np.array(list(accumulate(self.steps)))
         starts = stops - np.array(self.steps)
         index = np.arange(stops[-1] + 1)[:, None]
-        t = np.clip((index - starts) / (stops - starts), 0, 1)
+        t = spaced(np.clip((index - starts) / (stops - starts), 0, 1), np.array(self.shifts))
         visible = (index[:-1] >= starts) & (index[:-1] < stops)
         return ScheduleGrid(torch.from_numpy(t), torch.from_numpy(visible))
 

@@ -31,15 +31,18 @@ def resolve_shifts(shift: Shift, facts: StageScheduleFacts) -> tuple[float, ...]
     if isinstance(shift, tuple):
         if len(shift) != facts.num_stages:
             raise ConfigError(
-                f"stage_schedule.options.shift: expected {facts.num_stages} for {stages(facts.num_stages)} (or one "
-                f"number for all, 'auto' or 'linear'), got {len(shift)}: {list(shift)}"
+                f"stage_schedule.options.shift: expected {facts.num_stages} for {stages(facts.num_stages)} (one for "
+                f"each, or one number for all), got {len(shift)}: {list(shift)}"
             )
         return shift
     return (1.0 if shift == "linear" else float(shift),) * facts.num_stages
 
 
-def spaced(progress: NDArray[np.float64], shift: float) -> NDArray[np.float64]:
-    """t = g_k(p) = p / (p + k(1−p)): the identity at k = 1, steps finer near t = 1 below."""
+def spaced(progress: NDArray[np.float64], shift: float | NDArray[np.float64]) -> NDArray[np.float64]:
+    """t = g_k(p) = p / (p + k(1−p)): the identity at k = 1, steps finer near t = 1 below. shift: one, or one a column.
+
+    Exact at p = 0 and p = 1.
+    """
     return progress / (progress + shift * (1 - progress))
 
 

@@ -34,6 +34,11 @@ Shift = Annotated[
     BeforeValidator(split),
 ]
 
+NumberedShift = Annotated[
+    Literal["linear"] | PositiveFloat | tuple[PositiveFloat, ...],
+    BeforeValidator(split),
+]
+
 
 class ProgressiveOptions(Options):
     """Options of the progressive schedule."""
@@ -67,6 +72,13 @@ class ConsecutiveOptions(Options):
 
     steps: Annotated[tuple[StepCount, ...] | None, BeforeValidator(listed)] = Field(
         None, description="Solver steps of each stage, coarse to fine; by default 40 in all, spread evenly."
+    )
+    # No `auto`: it is made for a stage that is noise alone at 0 and data alone at 1. A stage of Pyramidal Flow is
+    # neither, and its root mean square says nothing of the fine detail that it adds.
+    shift: NumberedShift = Field(
+        "linear",
+        description="Spacing of each stage: linear (1), one number for all stages or one for each; below 1 the steps "
+        "are finer where the stage ends.",
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from comparison_files import TINY, shortened, tiny, write
 
 from dfm_core.comparison.config import read_comparison
@@ -16,6 +17,7 @@ from dfm_core.errors import ConfigError, UsageError
 from dfm_core.plugins.registry import default_registry
 
 ROOT = Path(__file__).parents[2]
+REGISTRY = default_registry()
 CASCADED = {
     "runs": [
         {"share": 0.75, "preset": "cascaded", "stage_schedule": {"options": {"steps": [1]}}},
@@ -165,6 +167,28 @@ def test_a_changed_file_is_refused_naming_what_changed(tmp_path: Path) -> None:
         take_up(folder, plan_of(budget={"steps": 2}))
     with pytest.raises(UsageError, match="no folder of a comparison"):
         take_up(tmp_path, plan_of())
+
+
+def test_the_quick_comparison_holds_schedule_and_timesteps_equal() -> None:
+    """All but Pyramidal Flow, whose schedule and sampler have no counterpart: docs/baselines.md says so."""
+    plan = make_plan(tiny(**{"variants": None, **shortened(ROOT / "examples" / "compare_quick.yaml")}), REGISTRY)
+    for name, variant in plan.variants.items():
+        for run in variant.runs:
+            schedule, sampler = run.config.component("stage_schedule"), run.config.component("timestep_sampler")
+            if name == "pyramidal-flow":
+                assert schedule.options["shift"] == [1, 0.3]
+                assert "current_location" not in sampler.options
+                continue
+            assert schedule.options["shift"] == "auto"
+            assert sampler.options["current_location"] == -0.8
+
+
+def test_the_grid_of_rates_is_the_quick_comparison_with_a_grid() -> None:
+    quick, rates = (
+        yaml.safe_load((ROOT / "examples" / f"compare_{name}.yaml").read_text()) for name in ("quick", "rates")
+    )
+    assert len(rates.pop("learning_rates")["values"]) == 3
+    assert rates == quick
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "examples").rglob("*.yaml")), ids=lambda path: path.stem)

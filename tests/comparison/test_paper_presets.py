@@ -79,6 +79,29 @@ def test_a_row_is_a_plan(name: str, autoencoder: Path) -> None:
     assert plan.stages[-1]["resolution"] == str(finest // 4)  # the tiny autoencoder divides by 4
 
 
+@pytest.mark.parametrize("size", ["512", "1024"])
+def test_pyramidal_flow_spends_what_dfm_does(size: str, autoencoder: Path) -> None:
+    pyramidal, ours = (compute_of(f"paper-{size}-{system}", autoencoder) for system in ("pyramidal-flow", "dfm"))
+    assert pyramidal == pytest.approx(ours, rel=0.02)
+
+
+def compute_of(name: str, autoencoder: Path) -> float:
+    """FLOPs of all steps of a row at its full size and depth: they are affine in the depth, and linear in the batch.
+
+    Counted on pixels half as large, which the tiny autoencoder's 4 makes the latents of the real one's 8.
+    """
+    place, depth = f"autoencoder.options.path={autoencoder / 'flux'}", 28
+    row = resolve_config(ConfigRequest(presets=(name,), settings=(place,))).config
+    halved = f"stages={[[side // 2 for side in size] for size in row.stages]}"
+    flops = []
+    for shallow in (1, 2):
+        settings = (place, halved, f"backbone.options.depth={shallow}", "training.batch_size=4")
+        config = resolve_config(ConfigRequest(presets=(name,), settings=settings)).config
+        flops.append(plan_training(Assembler(config, default_registry()), DataDescription(3, ("a", "b"))).flops)
+    of_a_step = flops[0] + (depth - 1) * (flops[1] - flops[0])
+    return of_a_step / 4 * row.training.batch_size * row.training.max_steps
+
+
 @pytest.mark.parametrize("name", ROWS)
 def test_a_row_says_the_paper_s_number(name: str) -> None:
     lines = (FOLDER / f"{name}.yaml").read_text().splitlines()

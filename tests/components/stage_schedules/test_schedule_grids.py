@@ -187,6 +187,22 @@ def test_consecutive_stages_run_alone_from_noise_to_data() -> None:
     assert grid.visible.tolist() == [[True, False]] * 2 + [[False, True]] * 4
 
 
+def test_consecutive_stages_are_spaced_as_plain_ones() -> None:
+    grid = consecutive_grid(2, steps=(4, 10), shift=[1, 0.3])
+    plain = progressive_grid(2, steps=(4, 10), shift=[1, 0.3], thresholds=1.0)
+    np.testing.assert_array_equal(grid.t[:5, 0], plain.t[:5, 0])
+    np.testing.assert_allclose(grid.t[:, 1], plain.t[:, 1], rtol=1e-15)
+    assert torch.equal(consecutive_grid(2, shift=1.0).t, consecutive_grid(2).t)
+    with pytest.raises(ConfigError, match="shift: expected 3 for 3 stages"):
+        consecutive_grid(3, shift=(0.5, 0.5))
+
+
+def test_consecutive_has_no_shift_of_its_own_accord() -> None:
+    """What a stage's root mean square says of its steps is not so on Pyramidal Flow's path."""
+    with pytest.raises(ValidationError):
+        ConsecutiveOptions.model_validate({"shift": "auto"})
+
+
 @pytest.mark.parametrize(("num_stages", "steps"), [(1, [40]), (2, [20, 20]), (3, [14, 13, 13])])
 def test_consecutive_stages_share_forty_steps(num_stages: int, steps: list[int]) -> None:
     assert consecutive_grid(num_stages).visible.sum(0).tolist() == steps

@@ -24,7 +24,7 @@ SETTINGS: dict[str, list[dict[str, object]]] = {
         *({"first_stages": 2, "thresholds": 0.3}, {"first_stages": 3, "shift": "linear"}),
     ],
     "simultaneous": [{}, {"shift": "auto"}, {"steps": 1}],
-    "consecutive": [{}],
+    "consecutive": [{}, {"shift": 0.3}],
 }
 
 
