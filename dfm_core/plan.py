@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,12 +14,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dfm_core.assembly import Assembler, check_latents, check_schedule, stage_layout
 from dfm_core.composition import DataDescription, check_other_sizes
+from dfm_core.config.settings import TrainingSettings
 from dfm_core.interfaces.backbone import Backbone
 from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageScheduleFacts
 from dfm_core.interfaces.timestep_sampler import TimestepSampler, TimestepSamplerFacts
 from dfm_core.network_facts import VisibleShares, mean_square, meta_batch
 from dfm_core.plugins.kinds import RUN_KINDS
 from dfm_core.stages import StageLayout, format_size
+from dfm_core.training.distributed import World
 
 FLOAT_BYTES = 4
 STAGE_COPIES = 10
@@ -78,6 +80,23 @@ def plan_training(assembler: Assembler, data: DataDescription) -> TrainingPlan:
         state_bytes=5 * FLOAT_BYTES * parameters,
         activation_bytes=activations,
         stage_bytes=STAGE_COPIES * FLOAT_BYTES * micro_batch * sum(s.numel for s in layout),
+    )
+
+
+def plan_of_each(plan: TrainingPlan, training: TrainingSettings, processes: int) -> TrainingPlan:
+    """The plan with the memory of each of several processes: with fsdp its part of the state, without all of it.
+
+    Of activations and stages each holds those of its own micro-batch. FSDP gathers a block's weights on top. Raises
+    WorldError for a batch that the processes cannot share evenly.
+    """
+    start, stop = World(0, processes).part(training.batch_size)
+    whole, own = (-(-size // training.accumulation) for size in (training.batch_size, stop - start))
+    parts = processes if training.parallel == "fsdp" else 1
+    return replace(
+        plan,
+        state_bytes=-(-plan.state_bytes // parts),
+        activation_bytes=plan.activation_bytes * own // whole,
+        stage_bytes=plan.stage_bytes * own // whole,
     )
 
 
