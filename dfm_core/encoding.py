@@ -21,7 +21,7 @@ from dfm_core.latent_shards import LatentShards, add_latent, count_latents, desc
 from dfm_core.latent_sizes import latent_sizes
 from dfm_core.randomness import derive_generator
 from dfm_core.training.data import UnreadableSamples, load_in_order
-from dfm_core.training.distributed import World
+from dfm_core.training.distributed import World, lost_processes_named
 
 Loaded = tuple[int, Sample | DFMError]
 """Index of a sample, and the sample or why it could not be loaded."""
@@ -87,14 +87,17 @@ class Encoding:
         """Write the shards that `folder` lacks, and `dataset.json` when all are there. All processes must call.
 
         Every process writes its own ones. warn: told of each unreadable image. report: called after every batch.
-        Raises UsageError for a folder with something else in it, DataError where more than a tenth is unreadable.
+        Raises UsageError for a folder with something else in it, DataError where more than a tenth is unreadable,
+        LostProcessError when another process has ended.
         """
-        world.once(lambda: open_folder(folder, self.request))
-        missing = world.once(lambda: [name for name in self.shards if not (folder / name).exists()])
-        own = missing[world.index :: world.size]
-        parts = world.gather(self._write_shards(folder, own, warn, report))
-        counts = {name: count for part in parts for name, count in part.items()}
-        return LatentShards.model_validate(world.once(lambda: self._describe(folder, counts).model_dump(mode="json")))
+        with lost_processes_named("while it encoded", "finished shards stay, and the same command goes on"):
+            world.once(lambda: open_folder(folder, self.request))
+            missing = world.once(lambda: [name for name in self.shards if not (folder / name).exists()])
+            own = missing[world.index :: world.size]
+            parts = world.gather(self._write_shards(folder, own, warn, report))
+            counts = {name: count for part in parts for name, count in part.items()}
+            described = world.once(lambda: self._describe(folder, counts).model_dump(mode="json"))
+        return LatentShards.model_validate(described)
 
     def _write_shards(
         self, folder: Path, names: Sequence[str], warn: Callable[[str], None], report: Callable[[Progress], None]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from dfm_core.assembly import Assembler, check_latents, check_schedule, stage_layout
 from dfm_core.composition import DataDescription, check_other_sizes
 from dfm_core.config.run_config import RunConfig
+from dfm_core.config.settings import TrainingSettings
 from dfm_core.devices import resolve_device
 from dfm_core.errors import DeviceError
 from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageScheduleFacts
@@ -17,6 +18,7 @@ from dfm_core.network_facts import meta_batch
 from dfm_core.plugins.kinds import RUN_KINDS
 from dfm_core.stages import StageLayout, format_size
 from dfm_core.step_memory import measure_step
+from dfm_core.training.distributed import World
 from dfm_core.training.execution import autocast_dtype
 
 FLOAT_BYTES = 4
@@ -89,6 +91,23 @@ def planned_dtype(config: RunConfig) -> torch.dtype | None:
     except DeviceError:
         on_cuda = precision == "auto" and config.device.startswith("cuda")
         return torch.bfloat16 if on_cuda or precision == "bfloat16" else None
+
+
+def plan_of_each(plan: TrainingPlan, training: TrainingSettings, processes: int) -> TrainingPlan:
+    """The plan with the memory of each of several processes: with fsdp its part of the state, without all of it.
+
+    Of activations and stages each holds those of its own micro-batch. FSDP gathers a block's weights on top. Raises
+    WorldError for a batch that the processes cannot share evenly.
+    """
+    start, stop = World(0, processes).part(training.batch_size)
+    whole, own = (-(-size // training.accumulation) for size in (training.batch_size, stop - start))
+    parts = processes if training.parallel == "fsdp" else 1
+    return replace(
+        plan,
+        state_bytes=-(-plan.state_bytes // parts),
+        activation_bytes=plan.activation_bytes * own // whole,
+        stage_bytes=plan.stage_bytes * own // whole,
+    )
 
 
 def plan_generation(assembler: Assembler, layout: StageLayout) -> tuple[ScheduleGrid, TimestepSampler]:

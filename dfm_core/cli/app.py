@@ -35,6 +35,7 @@ from dfm_core.cli.plot import plot
 from dfm_core.cli.runs import runs
 from dfm_core.cli.sample import sample
 from dfm_core.cli.schedule import schedule
+from dfm_core.cli.threads import limit_threads
 from dfm_core.cli.train import train
 from dfm_core.errors import DFMError
 
@@ -90,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run `dfm` and return its exit code: 0, 1 (failed), 2 (usage), 130 (interrupted)."""
     # A busy neighbour slows torch's spinning threads tenfold; read when OpenMP starts.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    limit_threads()
     _tolerate_narrow_encodings()
     with output_session(), _warnings_of_the_library():
         try:

@@ -27,6 +27,7 @@ from typing import Annotated
 import typer
 
 from dfm_core.cli.output import error
+from dfm_core.cli.threads import THREADS, threads_of_each
 from dfm_core.errors import LostProcessError, WorldError
 
 INTERRUPTED = 130
@@ -222,12 +223,11 @@ class ProcessGroup:
 
 def _environment(size: int) -> dict[str, str]:
     """Variables that all processes share, as torchrun sets them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
     sizes = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
     meeting_point = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return {"OMP_NUM_THREADS": str(max(1, cores // size)), **os.environ, **sizes, **meeting_point}
+    return {**os.environ, THREADS: threads_of_each(size), **sizes, **meeting_point}
 
 
 def _describe(code: int) -> str:

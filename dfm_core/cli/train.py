@@ -50,7 +50,7 @@ def train(
     if init_from is not None:
         config = config.model_copy(update={"init_from": os.path.abspath(init_from)})
     if dry_run:
-        show_plan(config, json)
+        show_plan(config, json, nproc or number_of_processes())
         return
     run = train_run(config, resume, json)
     if is_first_process():
@@ -146,26 +146,28 @@ def print_result(run: FinishedRun) -> None:
     print_json({"run": str(run.path), **ended, "checkpoint": str(training.checkpoint), "unreadable": run.unreadable})
 
 
-def show_plan(config: RunConfig, json: bool) -> None:
-    """Print what a run would need."""
+def show_plan(config: RunConfig, json: bool, processes: int = 1) -> None:
+    """Print what a run would need; of memory, what each of its processes would."""
     from dfm_core.assembly import Assembler
-    from dfm_core.plan import plan_training
+    from dfm_core.plan import plan_of_each, plan_training
     from dfm_core.plugins.registry import default_registry
     from dfm_core.runs import describe_data
 
     assembler = Assembler(config, default_registry())
     assembler.check_media()
     plan = plan_training(assembler, describe_data(assembler.dataset()))
+    plan = plan_of_each(plan, config.training, processes)
     if json:
-        print_json({**asdict(plan), "memory_bytes": plan.memory_bytes, "max_steps": config.training.max_steps})
+        needed = {"memory_bytes": plan.memory_bytes, "processes": processes, "max_steps": config.training.max_steps}
+        print_json({**asdict(plan), **needed})
         return
     stages = [(index + 1, stage["resolution"], stage["shape"]) for index, stage in enumerate(plan.stages)]
     print_table("Stages", ["stage", "preview", "tensor"], stages)
     print()
-    print_table("Plan", ["what", "value"], plan_rows(plan, config))
+    print_table("Plan", ["what", "value"], plan_rows(plan, config, processes))
 
 
-def plan_rows(plan: TrainingPlan, config: RunConfig) -> list[tuple[str, str]]:
+def plan_rows(plan: TrainingPlan, config: RunConfig, processes: int = 1) -> list[tuple[str, str]]:
     """Rows of the plan's second table: what, and how much."""
     training = config.training
     parts = f", in {training.accumulation} parts" if training.accumulation > 1 else ""
@@ -180,6 +182,7 @@ def plan_rows(plan: TrainingPlan, config: RunConfig) -> list[tuple[str, str]]:
         *plan.backbone.items(),
         ("parameters", f"{write_amount(plan.parameters)} ({plan.parameters})"),
         ("batch size", f"{training.batch_size}{parts}"),
+        *([("processes", f"{processes} ({training.parallel}); memory is of each")] if processes > 1 else []),
         *((name, write_bytes(size)) for name, size in memory.items()),
         ("FLOPs of a step", write_amount(plan.flops)),
         ("FLOPs of training", f"{write_amount(plan.flops * training.max_steps)} in {training.max_steps} steps"),

@@ -120,7 +120,7 @@ def joined_world(device: torch.device, environment: Mapping[str, str] = os.envir
     import torch.distributed as dist
 
     backend = _backend(device)
-    with lost_processes_named("before the first step"):
+    with lost_processes_named():
         dist.init_process_group(backend, timeout=LONGEST_STEP, device_id=device if device.type == "cuda" else None)
         world = World(index, size, device, dist.new_group(backend="gloo", timeout=LONGEST_SILENCE))
         yield world
@@ -145,8 +145,11 @@ def check_same(world: World, values: Mapping[str, object]) -> None:
 
 
 @contextmanager
-def lost_processes_named(when: str) -> Iterator[None]:
-    """Turn the errors with which the backends report a vanished process into LostProcessError."""
+def lost_processes_named(when: str = "", advice: str = "") -> Iterator[None]:
+    """Turn the errors with which the backends report a vanished process into LostProcessError.
+
+    when: what this one was at ("while it trained"), where that is known. advice: how to go on.
+    """
     try:
         yield
     except RuntimeError as error:
@@ -154,7 +157,8 @@ def lost_processes_named(when: str) -> Iterator[None]:
             raise
         # "[file:line] What happened. What may be the matter."
         reason = re.sub(r"^\[\S+\] ", "", str(error).strip().splitlines()[0]).split(". ")[0]
-        raise LostProcessError(f"another process of this run ended {when} ({reason})") from error
+        ended = " ".join(filter(None, ["another process of this run ended", when, f"({reason})"]))
+        raise LostProcessError("; ".join(filter(None, [ended, advice]))) from error
 
 
 def _reports_a_lost_process(error: RuntimeError) -> bool:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,29 @@ def test_processes_share_the_work(dfm: Dfm, pets: Path, tmp_path: Path) -> None:
     done = subprocess.run(python, capture_output=True, text=True, timeout=240, check=True)
     assert done.stdout.count("12 latents in 3 shards") == 1
     assert contents(tmp_path / "alone") == contents(tmp_path / "shared")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds processes as Linux shows them")
+def test_a_killed_process_leaves_whole_shards_and_the_same_command_goes_on(dfm: Dfm, tmp_path: Path) -> None:
+    images = ["--dataset", "shapes", "--set", "dataset.options.train_images=6000"]
+    command = ["encode", *images, *PIXELS[:-1], "20", "--output"]
+    python = [sys.executable, "-m", "dfm_core", *command, str(tmp_path / "out"), "--nproc", "2"]
+    process = subprocess.Popen(python, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not [*tmp_path.glob("out/*.tar")] and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(max(map(int, children)), signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "error: process 1 was ended by SIGKILL" in said
+    assert "ended while it encoded" in said
+    assert "finished shards stay, and the same command goes on" in said
+    assert 0 < len([*tmp_path.glob("out/*.tar")]) < 300
+    dfm(*command, tmp_path / "out")
+    dfm(*command, tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_every_command_of_the_page_runs(

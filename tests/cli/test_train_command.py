@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from command_tools import TINY, Dfm, write_picture
+from command_tools import TINY, Dfm, Rejected, write_picture
 from safetensors.torch import load_file
 
 from dfm_core.training.checkpoint import list_checkpoints
@@ -137,6 +137,19 @@ def test_the_plan_of_a_run_that_goes_on(dfm: Dfm, trained: Path) -> None:
     plan = dfm("train", "--resume", trained, "--max-steps", 8, "--dry-run", "--json").json
     assert (plan["parameters"], plan["max_steps"]) == (43087, 8)
     assert checkpoints(trained) == [4, 6]
+
+
+def test_the_plan_of_several_processes_has_the_memory_of_each(dfm: Dfm, rejected: Rejected) -> None:
+    flags = ["train", *TINY, "--set", "training.accumulation=2", "--dry-run"]
+    alone, ddp = (dfm(*flags, "--nproc", number, "--json").json for number in (1, 2))
+    fsdp = dfm(*flags, "--nproc", 2, "--parallel", "fsdp", "--json").json
+    assert [plan["processes"] for plan in (alone, ddp, fsdp)] == [1, 2, 2]
+    assert ddp["state_bytes"] == alone["state_bytes"] == 2 * fsdp["state_bytes"]
+    for name in ("activation_bytes", "stage_bytes"):
+        assert alone[name] == 2 * ddp[name] == 2 * fsdp[name]
+    assert ddp["flops"] == alone["flops"]
+    assert "2 (fsdp); memory is of each" in dfm(*flags, "--nproc", 2, "--parallel", "fsdp").out
+    assert rejected(*flags, "--nproc", 3).startswith("a batch of 4 cannot be split evenly over 3 processes: use a")
 
 
 def test_a_resumed_run_equals_one_that_never_stopped(dfm: Dfm, trained: Path, run: Path, tmp_path: Path) -> None:

@@ -95,6 +95,11 @@ def test_errors_of_a_vanished_process_are_named() -> None:
         raise RuntimeError(gloo)
     expected = "another process of this run ended while it trained (Connection closed by peer [::1]:17)"
     assert str(caught.value) == expected
+    with (
+        pytest.raises(LostProcessError, match=r"^another process of this run ended \(Conn.*:17\)$"),
+        lost_processes_named(),
+    ):
+        raise RuntimeError(gloo)
     with pytest.raises(LostProcessError), lost_processes_named("at work"):
         raise dist.DistBackendError("NCCL communicator was aborted")
     with pytest.raises(RuntimeError, match="shapes differ"), lost_processes_named("at work"):
