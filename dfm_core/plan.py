@@ -13,11 +13,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from dfm_core.assembly import Assembler, check_latents, check_schedule, stage_layout
+from dfm_core.batch_shares import VisibleShares
 from dfm_core.composition import DataDescription, check_other_sizes
 from dfm_core.interfaces.backbone import Backbone
 from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageScheduleFacts
 from dfm_core.interfaces.timestep_sampler import TimestepSampler, TimestepSamplerFacts
-from dfm_core.network_facts import VisibleShares, mean_square, meta_batch
+from dfm_core.network_facts import expected, mean_square, meta_batch
 from dfm_core.plugins.kinds import RUN_KINDS
 from dfm_core.stages import StageLayout, format_size
 
@@ -32,7 +33,8 @@ class TrainingPlan:
     """The plan of a run.
 
     stages: per stage its resolution in the decomposition's units and the shape of its tensor. backbone: what the
-    network says of itself. flops: of forward and backward of one optimiser step. generation_steps: of the schedule.
+    network says of itself. flops: of forward and backward of one optimiser step, on average (flow.batch_shares).
+    generation_steps: of the schedule.
     Memory in bytes: state (weights, gradients, two moments, EMA, all float32), activations (what autograd keeps of one
     micro-batch, attention in fused kernels), stage_bytes (data, noise, noisy inputs, velocities and so on of one).
     """
@@ -67,7 +69,9 @@ def plan_training(assembler: Assembler, data: DataDescription) -> TrainingPlan:
         backbone = assembler.backbone(layout, data)
     training = config.training
     micro_batch = -(-training.batch_size // training.accumulation)
-    flops, activations = measure_step(backbone, layout, micro_batch, data, sampler.visible_probabilities())
+    kinds = assembler.batch_shares(sampler).kinds(micro_batch, sampler.visible_probabilities())
+    measured = [measure_step(backbone, layout, kind.rows, data, kind.shares) for kind in kinds]
+    flops = expected(kinds, [cost for cost, _ in measured])
     parameters = sum(p.numel() for p in backbone.parameters())
     return TrainingPlan(
         stages=[{"resolution": format_size(s.resolution), "shape": "x".join(map(str, s.shape))} for s in layout],
@@ -76,7 +80,7 @@ def plan_training(assembler: Assembler, data: DataDescription) -> TrainingPlan:
         flops=flops * training.batch_size // micro_batch,
         generation_steps=grid.num_steps,
         state_bytes=5 * FLOAT_BYTES * parameters,
-        activation_bytes=activations,
+        activation_bytes=max(size for _, size in measured),
         stage_bytes=STAGE_COPIES * FLOAT_BYTES * micro_batch * sum(s.numel for s in layout),
     )
 

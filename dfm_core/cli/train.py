@@ -169,6 +169,7 @@ def plan_rows(plan: TrainingPlan, config: RunConfig) -> list[tuple[str, str]]:
     """Rows of the plan's second table: what, and how much."""
     training = config.training
     parts = f", in {training.accumulation} parts" if training.accumulation > 1 else ""
+    kept = config.flow.batch_shares
     memory = {
         "weights, gradients, optimiser, averages": plan.state_bytes,
         "activations": plan.activation_bytes,
@@ -180,6 +181,7 @@ def plan_rows(plan: TrainingPlan, config: RunConfig) -> list[tuple[str, str]]:
         *plan.backbone.items(),
         ("parameters", f"{write_amount(plan.parameters)} ({plan.parameters})"),
         ("batch size", f"{training.batch_size}{parts}"),
+        *([("trained of it, by stage", ", ".join(f"{share:g}" for share in kept))] if kept else []),
         *((name, write_bytes(size)) for name, size in memory.items()),
         ("FLOPs of a step", write_amount(plan.flops)),
         ("FLOPs of training", f"{write_amount(plan.flops * training.max_steps)} in {training.max_steps} steps"),

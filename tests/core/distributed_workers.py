@@ -54,16 +54,17 @@ class Case:
         return {name: value[own] for name, value in self.batch.items()}
 
 
-def make_case(dtype: torch.dtype, draw: str, specialised: str = "") -> Case:
+def make_case(dtype: torch.dtype, draw: str, specialised: str = "", shares: tuple[float, ...] = ()) -> Case:
     """Two stages and two blocks; weights other than those that the network begins with, which are mostly zero.
 
-    specialised: groups of weights that each stage has of its own.
+    specialised: groups of weights that each stage has of its own. shares: of a batch, in a network whose tokens grow.
     """
+    size = {"depth": 2, "width": 24, "heads": 2}
     composition = dfm.build(
         stages=[8, 16],
-        backbone={"name": "dit", "options": {"depth": 2, "width": 24, "heads": 2}},
+        backbone={"name": "dit_growing" if shares else "dit", "options": size},
         timestep_sampler={"name": "progressive", "options": {"stage_probs": 0.5, "draw": draw}},
-        flow={"statistics_images": 4},
+        flow={"statistics_images": 4, "batch_shares": shares or None},
         specialisation={"groups": specialised} if specialised else {},
         device="cpu",
     ).composition
@@ -88,17 +89,19 @@ def difference(values: Iterable[Tensor | None], expected: Iterable[Tensor | None
 def gradients(world: World, _folder: Path) -> dict[tuple[Any, ...], float]:
     """Difference of the gradient of one batch."""
     found = {}
-    cases = [(dtype, draw, 1, "") for dtype in DTYPES for draw in ("sample", "batch")]
-    cases += [(torch.float64, "sample", 2, ""), (torch.float64, "sample", 1, "mlp,conditioning")]
-    for dtype, draw, accumulation, groups in cases:
-        case = make_case(dtype, draw, groups)
+    cases = [(dtype, draw, 1, "", ()) for dtype in DTYPES for draw in ("sample", "batch")]
+    cases += [(torch.float64, "sample", 2, "", ()), (torch.float64, "sample", 1, "mlp,conditioning", ())]
+    # Step 3 shows the first stage, so half of each part is left out.
+    cases += [(torch.float64, "batch", 1, "", (0.5, 1.0))]
+    for dtype, draw, accumulation, groups, shares in cases:
+        case = make_case(dtype, draw, groups, shares)
         for parallel in PARALLEL:
             together = case.learner(world, accumulation, parallel=parallel)
             alone = case.learner(ALONE, 2 * accumulation)
             together._accumulate(3, case.part(world))
             alone._accumulate(3, case.batch)
             grads = [[p.grad for p in learner._parameters] for learner in (together, alone)]
-            found[parallel, dtype, draw, accumulation, groups] = difference(*grads)
+            found[parallel, dtype, draw, accumulation, groups, shares] = difference(*grads)
     return found
 
 
