@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from dfm_core.batch_shares import BatchShares
 from dfm_core.composition import Composition, DataDescription, check_other_sizes
 from dfm_core.config.settings import ComponentChoice
 from dfm_core.errors import CompositionError
@@ -166,9 +167,16 @@ class Assembler:
         path = self.path(decomposition, scales)
         path.check_grid(grid)
         check_schedule(self, grid, sampler, sigmas)
+        self.batch_shares(sampler)
         model = VelocityModel(self.backbone(layout, data), self.config.flow.preconditioning, sigmas, path).to(device)
         space = StageSpace(autoencoder, decomposition, scales)
         return Composition(self.config, data, statistics, space, layout, schedule, grid, sampler, model)
+
+    def batch_shares(self, sampler: TimestepSampler) -> BatchShares:
+        """What training keeps of a batch. Raises CompositionError where the sampler does not go with it."""
+        shares = BatchShares.of(self.config.flow)
+        shares.check(sampler, self.config.component("timestep_sampler").name)
+        return shares
 
     def backbone(self, layout: StageLayout, data: DataDescription) -> Backbone:
         """Make the network, its initial weights drawn from the run's seed; torch's random state stays as it was."""

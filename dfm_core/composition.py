@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dfm_core.batch_shares import BatchShares
 from dfm_core.errors import CompositionError, StageShapeError, StageSizeError
 from dfm_core.generation import GenerationStep, Guidance, generate
 from dfm_core.interfaces.autoencoder import Autoencoder
@@ -68,10 +69,15 @@ class Composition:
         """Label that stands for "no label"."""
         return len(self.data.classes)
 
+    @property
+    def batch_shares(self) -> BatchShares:
+        """What training keeps of a batch."""
+        return BatchShares.of(self.config.flow)
+
     def objective(self) -> FlowObjective:
         """Return the training loss of this model."""
         dropout = self.config.flow.label_dropout
-        return FlowObjective(self.model, self.space, self.timestep_sampler, self.null_label, dropout)
+        return FlowObjective(self.model, self.space, self.timestep_sampler, self.null_label, dropout, self.batch_shares)
 
     def generate(
         self,

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from fractions import Fraction
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
+from dfm_core.batch_shares import WHOLE, BatchKind, BatchShares, VisibleShares
 from dfm_core.errors import CompositionError
 from dfm_core.interfaces.backbone import Backbone, Conditioning
 from dfm_core.stages import StageLayout, Stages
 
 MetaBatch = tuple[Stages, Tensor, Tensor, Conditioning]
-
-
-VisibleShares = Mapping[tuple[bool, ...], float]
-"""Set of visible stages -> its share of the samples."""
 
 
 def meta_batch(backbone: Backbone, layout: StageLayout, size: int, labelled: bool, shares: VisibleShares) -> MetaBatch:
@@ -48,22 +46,37 @@ def mean_square(velocities: Sequence[Tensor]) -> Tensor:
     return torch.stack([velocity.square().mean() for velocity in velocities]).sum()
 
 
-def training_flops(
-    backbone: Backbone, layout: StageLayout, size: int, labelled: bool, shares: VisibleShares | None = None
-) -> int:
-    """FLOPs of forward and backward of `size` samples: matrix products, convolutions, attention.
+def expected(kinds: Sequence[BatchKind], costs: Sequence[int]) -> int:
+    """Mean of the costs of all kinds of batches, each as often as it is met; exact, however large."""
+    return round(sum(Fraction(kind.probability) * cost for kind, cost in zip(kinds, costs, strict=True)))
 
-    shares: how often which stages are visible in training, by default all of them in every sample. Counted with meta
-    tensors in the place of parameters and buffers, so that nothing of the network changes.
+
+def training_flops(
+    backbone: Backbone,
+    layout: StageLayout,
+    size: int,
+    labelled: bool,
+    shares: VisibleShares | None = None,
+    kept: BatchShares = WHOLE,
+) -> int:
+    """FLOPs of forward and backward of `size` loaded samples: matrix products, convolutions, attention.
+
+    shares: how often which stages are visible in training, by default all of them in every sample. kept: of a batch,
+    by its visible stages; then the mean over the batches that are met. Counted with meta tensors in the place of
+    parameters and buffers, so that nothing of the network changes.
     """
     state = {
         name: torch.empty_like(tensor, device="meta").requires_grad_(tensor.requires_grad)
         for name, tensor in [*backbone.named_parameters(), *backbone.named_buffers()]
     }
-    batch = meta_batch(backbone, layout, size, labelled, shares or {(True,) * len(layout): 1.0})
-    with FlopCounterMode(display=False) as counter:
-        mean_square(functional_call(backbone, state, batch)).backward()
-    return int(counter.get_total_flops())
+    kinds = kept.kinds(size, shares or {(True,) * len(layout): 1.0})
+    costs = []
+    for kind in kinds:
+        batch = meta_batch(backbone, layout, kind.rows, labelled, kind.shares)
+        with FlopCounterMode(display=False) as counter:
+            mean_square(functional_call(backbone, state, batch)).backward()
+        costs.append(int(counter.get_total_flops()))
+    return expected(kinds, costs)
 
 
 def parameter_groups(backbone: Backbone) -> dict[str, list[str]]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dfm_core.batch_shares import WHOLE, BatchShares
 from dfm_core.flow import masked_velocity_loss, stage_errors
 from dfm_core.interfaces.backbone import Conditioning
 from dfm_core.interfaces.timestep_sampler import TimestepDraw, TimestepSampler
@@ -34,12 +35,14 @@ class FlowObjective:
         timestep_sampler: TimestepSampler,
         null_label: int,
         label_dropout: float,
+        batch_shares: BatchShares = WHOLE,
     ) -> None:
         self.model = model
         self.space = space
         self.timestep_sampler = timestep_sampler
         self.null_label = null_label
         self.label_dropout = label_dropout
+        self.batch_shares = batch_shares
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -47,15 +50,30 @@ class FlowObjective:
         return tuple(f"stage_{index + 1}" for index in range(self.space.decomposition.num_stages))
 
     def __call__(self, batch: dict[str, Tensor], randomness: BatchRandomness) -> LossReport:
-        """Return the loss of a batch {"image", "video" or "latent": (B, C, *spatial), "label": (B,)}."""
+        """Return the loss of a batch {"image", "video" or "latent": (B, C, *spatial), "label": (B,)}.
+
+        With `batch_shares` that of its first rows alone: the others are not even encoded.
+        """
         device = next(iter(batch.values())).device
+        drawn = self.timestep_sampler.sample(randomness.total, randomness.shared("timesteps"))
+        batch, randomness = self._kept(batch, randomness, drawn)
+        draw = own_part(drawn, randomness, device)
         data = self.space.batch_to_stages(batch, randomness.own("latents", device))
-        draw = draw_timesteps(self.timestep_sampler, randomness, device)
         noisy, targets = self.model.path.at(data, draw_noise(data, randomness), draw.t)
         velocities = self.model(noisy, draw.t, draw.visible, self._conditioning(batch.get("label"), randomness))
         errors = stage_errors(velocities, targets)
         by_t = sums_by_t(errors, draw)
         return LossReport(masked_velocity_loss(errors, draw.trained), by_t.sum(2), self.part_names, by_t)
+
+    def _kept(
+        self, batch: dict[str, Tensor], randomness: BatchRandomness, drawn: TimestepDraw
+    ) -> tuple[dict[str, Tensor], BatchRandomness]:
+        """The rows that are trained, with their randomness."""
+        size = randomness.stop - randomness.start
+        rows = self.batch_shares.rows(size, drawn.visible[0])
+        if rows == size:
+            return batch, randomness
+        return {name: value[:rows] for name, value in batch.items()}, randomness.first(rows)
 
     def _conditioning(self, label: Tensor | None, randomness: BatchRandomness) -> Conditioning:
         if label is None:
@@ -65,10 +83,9 @@ class FlowObjective:
         return Conditioning(torch.where(dropped, self.null_label, label))
 
 
-def draw_timesteps(sampler: TimestepSampler, randomness: BatchRandomness, device: torch.device) -> TimestepDraw:
-    """Draw for the step's global batch and take this part, so that how a batch is split changes nothing."""
-    draw = sampler.sample(randomness.total, randomness.shared("timesteps"))
-    parts = (randomness.part(x).to(device, non_blocking=True) for x in (draw.t, draw.visible, draw.trained))
+def own_part(drawn: TimestepDraw, randomness: BatchRandomness, device: torch.device) -> TimestepDraw:
+    """This part of what was drawn for the step's global batch, so that how a batch is split changes nothing."""
+    parts = (randomness.part(x).to(device, non_blocking=True) for x in (drawn.t, drawn.visible, drawn.trained))
     return TimestepDraw(*parts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +15,7 @@ from dfm_core.devices import resolve_device
 from dfm_core.errors import DeviceError
 from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageScheduleFacts
 from dfm_core.interfaces.timestep_sampler import TimestepSampler, TimestepSamplerFacts
-from dfm_core.network_facts import meta_batch
+from dfm_core.network_facts import expected, meta_batch
 from dfm_core.plugins.kinds import RUN_KINDS
 from dfm_core.stages import StageLayout, format_size
 from dfm_core.step_memory import measure_step
@@ -32,7 +33,8 @@ class TrainingPlan:
     """The plan of a run.
 
     stages: per stage its resolution in the decomposition's units and the shape of its tensor. backbone: what the
-    network says of itself. flops: of forward and backward of one optimiser step. generation_steps: of the schedule.
+    network says of itself. flops: of forward and backward of one optimiser step, on average (flow.batch_shares).
+    generation_steps: of the schedule.
     Memory in bytes: state (weights, gradients, two moments, EMA, all float32), activations (what autograd keeps of one
     micro-batch in the run's precision and checkpointing, attention in fused kernels; with checkpointing also what one
     block computes again), stage_bytes (data, noise, noisy inputs, velocities and so on of one micro-batch).
@@ -68,8 +70,11 @@ def plan_training(assembler: Assembler, data: DataDescription) -> TrainingPlan:
         backbone = assembler.backbone(layout, data)
     training = config.training
     micro_batch = -(-training.batch_size // training.accumulation)
-    batch = meta_batch(backbone, layout, micro_batch, bool(data.classes), sampler.visible_probabilities())
-    flops, activations = measure_step(backbone, batch, training.checkpointing, planned_dtype(config))
+    kinds = assembler.batch_shares(sampler).kinds(micro_batch, sampler.visible_probabilities())
+    batches = [meta_batch(backbone, layout, kind.rows, bool(data.classes), kind.shares) for kind in kinds]
+    dtype = planned_dtype(config)
+    measured = [measure_step(copy.deepcopy(backbone), batch, training.checkpointing, dtype) for batch in batches]
+    flops = expected(kinds, [cost for cost, _ in measured])
     parameters = sum(p.numel() for p in backbone.parameters())
     return TrainingPlan(
         stages=[{"resolution": format_size(s.resolution), "shape": "x".join(map(str, s.shape))} for s in layout],
@@ -78,7 +83,7 @@ def plan_training(assembler: Assembler, data: DataDescription) -> TrainingPlan:
         flops=flops * training.batch_size // micro_batch,
         generation_steps=grid.num_steps,
         state_bytes=5 * FLOAT_BYTES * parameters,
-        activation_bytes=activations,
+        activation_bytes=max(size for _, size in measured),
         stage_bytes=STAGE_COPIES * FLOAT_BYTES * micro_batch * sum(s.numel for s in layout),
     )
 

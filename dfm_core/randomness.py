@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -31,6 +31,10 @@ class BatchRandomness:
     start: int
     stop: int
     total: int
+
+    def first(self, rows: int) -> BatchRandomness:
+        """That of the first `rows` of these samples, which is theirs in any part that begins with them."""
+        return replace(self, stop=self.start + rows)
 
     def shared(self, purpose: str) -> torch.Generator:
         """CPU generator that is the same for every part of the step: draw for `total` samples, then take `part`."""

@@ -220,7 +220,8 @@ def count_flops(composition: Composition, warn: Callable[[str], None]) -> int | 
     backbone, size = composition.model.backbone, composition.config.training.batch_size
     try:
         shares = composition.timestep_sampler.visible_probabilities()
-        return training_flops(backbone, composition.layout, size, bool(composition.data.classes), shares)
+        labelled, kept = bool(composition.data.classes), composition.batch_shares
+        return training_flops(backbone, composition.layout, size, labelled, shares, kept)
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         warn(f"the network's FLOPs cannot be counted ({reason}), so its utilisation is not logged")

@@ -27,7 +27,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("config",),
     ("stages", "flow", "randomness", "interfaces"),
     ("time_grid", "latent_sizes", "gif_times"),
-    ("residual_pyramid", "preconditioning", "stage_space", "solvers", "loss_report", "images", "latent_shards"),
+    ("residual_pyramid", "preconditioning", "stage_space", "solvers", "images", "latent_shards"),
+    ("batch_shares", "loss_report"),
     ("clip_sources", "clips", "clip_gallery"),
     (
         "figures",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dfm_core.assembly import Assembler, stage_layout
+from dfm_core.batch_shares import WHOLE
 from dfm_core.composition import Composition
 from dfm_core.interfaces.decomposition import DecompositionFacts
 from dfm_core.interfaces.timestep_sampler import TimestepDraw, TimestepSampler, TimestepSamplerFacts
@@ -53,5 +54,6 @@ def plain_objective(assembler: Assembler, composition: Composition) -> FlowObjec
     objective = copy.copy(composition.objective())
     objective.model = model
     objective.space = StageSpace(composition.space.autoencoder, decomposition, (1.0,))
+    objective.batch_shares = WHOLE
     objective.timestep_sampler = OneTimestep(Options(), TimestepSamplerFacts(1, composition.grid))
     return objective

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """free_memory: before the model was made; None: not known. sample_flops: of forward and backward of one sample."""
+    """free_memory: before the model was made; None: not known. sample_flops: of forward and backward of one loaded
+    sample."""
 
     config: RunConfig
     assembler: Assembler
@@ -93,6 +94,7 @@ def count_flops(composition: Composition) -> int | None:
     backbone = composition.model.backbone
     try:
         shares, size = composition.timestep_sampler.visible_probabilities(), composition.config.training.batch_size
-        return training_flops(backbone, composition.layout, size, bool(composition.data.classes), shares) // size
+        labelled, kept = bool(composition.data.classes), composition.batch_shares
+        return training_flops(backbone, composition.layout, size, labelled, shares, kept) // size
     except Exception:
         return None

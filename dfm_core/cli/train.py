@@ -171,6 +171,7 @@ def plan_rows(plan: TrainingPlan, config: RunConfig, processes: int = 1) -> list
     """Rows of the plan's second table: what, and how much."""
     training = config.training
     parts = f", in {training.accumulation} parts" if training.accumulation > 1 else ""
+    kept = config.flow.batch_shares
     memory = {
         "weights, gradients, optimiser, averages": plan.state_bytes,
         "activations": plan.activation_bytes,
@@ -183,6 +184,7 @@ def plan_rows(plan: TrainingPlan, config: RunConfig, processes: int = 1) -> list
         ("parameters", f"{write_amount(plan.parameters)} ({plan.parameters})"),
         ("batch size", f"{training.batch_size}{parts}"),
         *([("processes", f"{processes} ({training.parallel}); memory is of each")] if processes > 1 else []),
+        *([("trained of it, by stage", ", ".join(f"{share:g}" for share in kept))] if kept else []),
         *((name, write_bytes(size)) for name, size in memory.items()),
         ("FLOPs of a step", write_amount(plan.flops)),
         ("FLOPs of training", f"{write_amount(plan.flops * training.max_steps)} in {training.max_steps} steps"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Section(BaseModel):
@@ -18,6 +18,23 @@ class ComponentChoice(Section):
 
     name: str = Field(description="Bare name of a built-in component, or namespace/name of a plugin's.")
     options: dict[str, object] = Field(default_factory=dict, description="The component's options.")
+
+
+def split_names(value: object) -> object:
+    """Turn names (or numbers) in one text, separated by commas, into a list."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+def one_is_whole(shares: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    """Refuse shares of which none is 1: the rest of every batch would be loaded for nothing."""
+    if shares is not None and max(shares, default=0.0) != 1:
+        raise ValueError(
+            f"expected shares of which the largest is 1, got {list(shares)}; change the batch size instead"
+        )
+    return shares
 
 
 class FlowSettings(Section):
@@ -34,11 +51,14 @@ class FlowSettings(Section):
         "but at least 64.",
     )
     label_dropout: float = Field(0.1, ge=0, le=1, description="Share of labels dropped in training, for guidance.")
-
-
-def split_names(value: object) -> object:
-    """Turn names in one text, separated by commas, into a list."""
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    batch_shares: Annotated[tuple[Share, ...] | None, BeforeValidator(split_names), AfterValidator(one_is_whole)] = (
+        Field(
+            None,
+            description="Share of a batch that is trained while 1, 2, … stages are visible, the largest being 1 "
+            "(training.batch_size); null for all. Needs one draw of the visible stages for a whole batch. The first "
+            "rows are kept, of each process and each part of an accumulation alike, their number rounded up.",
+        )
+    )
 
 
 class SpecialisationSettings(Section):

@@ -121,6 +121,22 @@ def visible_sets_are_as_frequent_as_promised(sampler: TimestepSampler) -> Measur
     return Measurement(worst, 1.0)
 
 
+@law("timestep_sampler")
+def one_set_a_batch_is_one(sampler: TimestepSampler) -> Measurement:
+    """Where `one_set_a_batch` is true, all samples of a batch have the same visible stages."""
+    if not sampler.one_set_a_batch:
+        return Measurement()
+    for seed in range(20):
+        visible = _draw(sampler, 64, seed).visible
+        sets = len(visible.unique(dim=0))
+        if sets > 1:
+            raise LawBroken(
+                f"one_set_a_batch is true and a batch of 64 has {sets} sets of visible stages, expected 1; draw the "
+                "set once for the batch, or leave one_set_a_batch at False"
+            )
+    return Measurement()
+
+
 @law("timestep_sampler", requires="earlier_cleaner")
 def earlier_stages_are_cleaner(sampler: TimestepSampler) -> Measurement:
     """The mean t of each stage before the last visible one is above that of the last visible one."""

@@ -35,7 +35,7 @@ class Conditioning:
     label: Tensor | None = None
 
     def at(self, rows: Tensor) -> Conditioning:
-        """That of some samples of the batch: label (B,) at rows, int64 of shape (n,) in [0, B)."""
+        """That of some of the (B,) samples. rows: (n,), as `dfm_core.stages.rows_where` gives them."""
         return self if self.label is None else Conditioning(*pick([self.label], rows))
 
 

@@ -41,6 +41,9 @@ class TimestepSampler(ABC):
     do not fit the number of stages are refused in `__init__`, with ConfigError.
     """
 
+    one_set_a_batch: bool = False
+    """Whether all samples of a batch have the same visible stages, drawn once for it (`flow.batch_shares` needs it)."""
+
     def __init__(self, options: BaseModel, facts: TimestepSamplerFacts) -> None:
         self.options = options
         self.facts = facts

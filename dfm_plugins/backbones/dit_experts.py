@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from dfm_core.errors import ConfigError
 from dfm_core.interfaces.backbone import Backbone, BackboneFacts, Conditioning
-from dfm_core.stages import Stages, finest_visible, pick, rows_where
+from dfm_core.stages import Stages
 from dfm_plugins.backbones.dit import DiT
 from dfm_plugins.backbones.specs import DiTExpertsOptions
+from dfm_plugins.backbones.splitting import run_by_finest_stage
 from dfm_plugins.backbones.token_grid import choose_patching
 
 
@@ -45,20 +45,7 @@ class DiTExperts(Backbone):
 
     def forward(self, noisy_stages: Sequence[Tensor], t: Tensor, visible: Tensor, conditioning: Conditioning) -> Stages:
         """Return the velocities in the shapes and dtype of `noisy_stages`, zero beyond a sample's finest stage."""
-        device = noisy_stages[0].device
-        velocities = [stage.new_zeros(stage.shape) for stage in noisy_stages]
-        finest = finest_visible(visible)
-        for index in range(len(noisy_stages)):
-            rows = rows_where(finest == index, device)
-            # In training also without samples, and never in the place of what is there already: processes that share
-            # the weights must have gradients of the same ones.
-            if not len(rows) and not torch.is_grad_enabled():
-                continue
-            time, seen = pick((t[:, : index + 1], visible[:, : index + 1].to(device)), rows)
-            parts = self.experts[index](pick(noisy_stages[: index + 1], rows), time, seen, conditioning.at(rows))
-            for stage, part in enumerate(parts):
-                velocities[stage] = velocities[stage].index_copy(0, rows, part)
-        return tuple(velocities)
+        return run_by_finest_stage(self._run_expert, noisy_stages, t, visible, conditioning)
 
     def describe(self) -> dict[str, str]:
         """Those of the finest stage's network, and how many there are."""
@@ -80,3 +67,6 @@ class DiTExperts(Backbone):
             source, own = f"experts.{max(before) - 1}.", f"experts.{number - 1}."
             begun |= {own + name[len(source) :]: value for name, value in weights.items() if name.startswith(source)}
         return begun
+
+    def _run_expert(self, index: int, stages: Stages, t: Tensor, visible: Tensor, conditioning: Conditioning) -> Stages:
+        return cast(DiT, self.experts[index])(stages, t, visible, conditioning)

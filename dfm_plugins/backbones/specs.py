@@ -134,6 +134,20 @@ class PyramidDiTOptions(DiTOptions):
     patch_size: int = Field(2, ge=1, description="Patch of every stage: a coarser stage has fewer tokens.")
 
 
+class GrowingDiTOptions(DiTOptions):
+    """Options of `dit_growing`."""
+
+    token_grid: int | None = Field(
+        None, ge=1, description="Tokens along the short side while all stages are visible, instead of patch_size."
+    )
+    patch_size: int | None = Field(
+        None,
+        ge=1,
+        description="Patch of the finest visible stage, whichever that is; null takes the smallest that fits all "
+        "stages and gives the finest at most 16 tokens along its short side.",
+    )
+
+
 class DiTExpertsOptions(DiTOptions):
     """Options of `dit_experts`."""
 
@@ -157,6 +171,13 @@ SPECS = [
         options=VideoDiTOptions,
         reference="Paper section 3.4; Ma et al. 2024 (Latte, interleaved) for factorised attention",
         media=frozenset({"video"}),
+    ),
+    BackboneSpec(
+        name="dit_growing",
+        summary="The transformer of dit with one patch throughout: fewer tokens while fewer stages are visible.",
+        factory="dfm_plugins.backbones.dit_growing:GrowingDiT",
+        options=GrowingDiTOptions,
+        reference="Paper section 4.2, compute allocation, and table 1e",
     ),
     BackboneSpec(
         name="dit_experts",

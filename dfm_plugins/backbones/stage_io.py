@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -67,3 +69,29 @@ class StageIO(nn.Module):
     def embed_timestep(self, t: Tensor, visible: Tensor) -> Tensor:
         """t: (B,), visible: (B,) bool. Returns (B, width), zero where the stage is invisible."""
         return torch.where(visible[:, None], self.timestep_embedder(torch.where(visible, t, 0)), 0)
+
+
+@dataclass(frozen=True)
+class StageEnd:
+    """One stage of a batch with the parameters through which it goes in and comes out.
+
+    noisy: (B, C, *spatial). t: (B,). visible: (B,) bool. patch: as `patchify` takes it.
+    """
+
+    io: StageIO
+    patch: Size
+    noisy: Tensor
+    t: Tensor
+    visible: Tensor
+
+    def clock(self) -> Tensor:
+        """Its timestep embedding, (B, width)."""
+        return self.io.embed_timestep(self.t, self.visible)
+
+    def tokens(self) -> Tensor:
+        """Its patch embeddings, (B, N, width), in its own dtype: under autocast the residual stream stays float32."""
+        return self.io.embed_patches(patchify(self.noisy, self.patch), self.visible).to(self.noisy.dtype)
+
+    def velocity(self, tokens: Tensor, condition: Tensor) -> Tensor:
+        """Its velocity (B, C, *spatial) from normalised tokens (B, N, width) and the condition (B, width)."""
+        return unpatchify(self.io.head(tokens, condition), self.patch, self.noisy.shape[2:]).to(self.noisy.dtype)

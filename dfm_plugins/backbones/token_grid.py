@@ -5,7 +5,7 @@ Clips: `grid_at` knows their patches, (frames, height, width); what is chosen he
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -69,6 +69,39 @@ def choose_patching(
             f"use sizes that share a larger divisor, or say token_grid={min(only)} if that is meant"
         )
     return [choice for choice in enough if min(choice.grid) <= most or choice is enough[0]][-1]
+
+
+def growing_patchings(
+    layout: StageLayout, token_grid: int | None, patch_size: int | None, most: int = DEFAULT_TOKENS
+) -> tuple[Patching, ...]:
+    """Return for k = 1…S the patching of the first k stages of which stage k has one patch, the same for every k.
+
+    Stages are images (C, H, W). token_grid: tokens of the finest stage along the short side. patch_size: the patch.
+    With neither: the smallest that gives the finest stage at most `most` tokens (where none does, the largest).
+    Raises CompositionError that names the values that work, StageSizeError for stages of different aspect ratio.
+    """
+    prefixes = [possible_patchings(layout.prefix(count)) for count in range(1, len(layout) + 1)]
+    by_patch = [{choice.patches[-1][0]: choice for choice in choices} for choices in prefixes]
+    patches = sorted(set.intersection(*map(set, by_patch)))
+    tokens = {patch: min(by_patch[-1][patch].grid) for patch in patches}
+    fitting = [p for p in patches if token_grid in (None, tokens[p]) and patch_size in (None, p)]
+    if not fitting:
+        asked = f"token_grid={token_grid}" if token_grid is not None else f"patch_size={patch_size}"
+        raise CompositionError(_no_patch(layout, asked, tokens))
+    if token_grid is None and patch_size is None:
+        fitting = [patch for patch in fitting if tokens[patch] <= most] or fitting[-1:]
+    return tuple(choices[fitting[0]] for choices in by_patch)
+
+
+def _no_patch(layout: StageLayout, asked: str, tokens: Mapping[int, int]) -> str:
+    rule = (
+        f"dit_growing: stages of tensor sizes {_sizes(layout)}: expected a patch that divides every stage and is a "
+        "multiple of the ratio of their sizes, so that earlier stages give whole patches in a later one's token grid"
+    )
+    if not tokens:
+        return f"{rule}; there is none: use larger stages, or less far apart, or dit, which has one token grid"
+    works = ", ".join(str(count if asked.startswith("token_grid") else patch) for patch, count in tokens.items())
+    return f"{rule}, got {asked}; use {asked.partition('=')[0]} {works}"
 
 
 def possible_patchings(layout: StageLayout) -> list[Patching]:

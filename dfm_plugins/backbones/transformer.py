@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -12,13 +12,13 @@ from torch.nn import functional as F
 
 from dfm_core.errors import StageShapeError
 from dfm_core.interfaces.backbone import Backbone, BackboneFacts, Conditioning
-from dfm_core.stages import Size, Stages, format_size
+from dfm_core.stages import Size, StageLayout, Stages, format_size
 from dfm_plugins.backbones.blocks import Block, Groups, normalize
 from dfm_plugins.backbones.embedders import LabelEmbedder, StageIndexEmbedder
 from dfm_plugins.backbones.initialization import initialize_adaln_zero
 from dfm_plugins.backbones.positions import Rotation, remembered, rotary_table, sincos_table
 from dfm_plugins.backbones.specs import TransformerOptions
-from dfm_plugins.backbones.stage_io import StageIO, patchify, unpatchify
+from dfm_plugins.backbones.stage_io import StageEnd, StageIO
 from dfm_plugins.backbones.token_grid import Patching
 
 
@@ -41,10 +41,7 @@ class StageTransformer(Backbone):
         self.patching = patching
         self.rope_split = rope_split
         self.sincos_split = tuple(heads * count for count in rope_split)
-        self.stages = nn.ModuleList(
-            StageIO(stage.shape[0] * math.prod(patch), width)
-            for stage, patch in zip(facts.layout, self.patching.patches, strict=True)
-        )
+        self.stages = stage_ends(facts.layout, patching, width)
         # One stage needs no index: plain DiT.
         self.stage_index = StageIndexEmbedder(len(facts.layout), width) if len(facts.layout) > 1 else None
         self.label = LabelEmbedder(facts.num_classes, width) if facts.num_classes else None
@@ -57,21 +54,34 @@ class StageTransformer(Backbone):
         Where no gradient is asked for, what belongs to stages that no sample sees is left out, and zero. Raises
         StageShapeError for stages that do not give one token grid.
         """
-        grid = self._grid(noisy_stages)
+        self.check_channels(noisy_stages)
+        return self.run(self._stages(), self.patching, noisy_stages, t, visible, conditioning)
+
+    def run(
+        self,
+        stages: Sequence[StageIO],
+        patching: Patching,
+        noisy_stages: Sequence[Tensor],
+        t: Tensor,
+        visible: Tensor,
+        conditioning: Conditioning,
+    ) -> Stages:
+        """The velocities of `noisy_stages`, which go in, keep time and come out by `stages`, in patches of `patching`.
+
+        One of each for every noisy stage; the rest is as in `forward`.
+        """
+        grid = patching.grid_at(noisy_stages)
         shown = self._shown(visible)
-        condition = F.silu(self._condition(t, visible, conditioning, shown))
-        tokens = self._tokens(noisy_stages, visible, grid, shown)
+        ends = [StageEnd(stages[s], patching.patches[s], noisy_stages[s], t[:, s], visible[:, s]) for s in shown]
+        condition = F.silu(self._condition(ends, visible, conditioning))
+        tokens = self._tokens(ends, grid)
         rotation = self.rotation(grid, tokens)
         for index, block in enumerate(self.blocks):
             tokens = block(tokens, condition, rotation, self.groups(index, grid))
         tokens = normalize(tokens)
+        velocities = {s: end.velocity(tokens, condition) for s, end in zip(shown, ends, strict=True)}
         return tuple(
-            unpatchify(stage.head(tokens, condition), patch, noisy.shape[2:]).to(noisy.dtype)
-            if index in shown
-            else torch.zeros_like(noisy)
-            for index, (stage, patch, noisy) in enumerate(
-                zip(self._stages(), self.patching.patches, noisy_stages, strict=True)
-            )
+            velocities[s] if s in velocities else torch.zeros_like(noisy) for s, noisy in enumerate(noisy_stages)
         )
 
     def groups(self, block_index: int, grid: Size) -> Groups | None:
@@ -100,7 +110,8 @@ class StageTransformer(Backbone):
 
     def weight_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
         """The parts of the blocks, and what the stages and the condition bring."""
-        stages, blocks = list(self._stages()), [cast(Block, block) for block in self.blocks]
+        stages = [part for part in self.modules() if isinstance(part, StageIO)]
+        blocks = [cast(Block, block) for block in self.blocks]
         embedders = [*(stage.timestep_embedder for stage in stages), self.stage_index, self.label]
         groups: dict[str, Sequence[nn.Module | None]] = {
             "modulation": [block.modulation for block in blocks],
@@ -118,6 +129,15 @@ class StageTransformer(Backbone):
         """Draw all weights anew; needed after moving a network built on the meta device to a real one."""
         initialize_adaln_zero(self, generator)
 
+    def check_channels(self, noisy_stages: Sequence[Tensor]) -> None:
+        """Raise StageShapeError unless there are as many stages as in the layout, with their channels."""
+        layout = self.facts.layout
+        if [stage.shape[1] for stage in noisy_stages] != [stage.shape[0] for stage in layout]:
+            raise StageShapeError(
+                f"expected {len(layout)} stages with {', '.join(str(stage.shape[0]) for stage in layout)} channels, "
+                f"got {', '.join(str(tuple(stage.shape)) for stage in noisy_stages)}"
+            )
+
     def _shown(self, visible: Tensor) -> Sequence[int]:
         """Stages that have to be computed: in training all, so that every step runs the same layers."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or visible.is_meta:
@@ -125,36 +145,28 @@ class StageTransformer(Backbone):
         seen = visible.any(0).tolist()
         return [index for index, shown in enumerate(seen) if shown] or [0]
 
-    def _condition(self, t: Tensor, visible: Tensor, conditioning: Conditioning, shown: Sequence[int]) -> Tensor:
+    def _condition(self, ends: Sequence[StageEnd], visible: Tensor, conditioning: Conditioning) -> Tensor:
         """Sum of the timestep, stage and label embeddings, (B, width)."""
-        stages = list(self._stages())
-        condition = torch.stack([stages[s].embed_timestep(t[:, s], visible[:, s]) for s in shown]).sum(0)
+        condition = torch.stack([end.clock() for end in ends]).sum(0)
         if self.stage_index is not None:
             condition = condition + self.stage_index(visible)
         return condition if self.label is None else condition + self.label(conditioning.label)
 
-    def _tokens(self, noisy_stages: Sequence[Tensor], visible: Tensor, grid: Size, shown: Sequence[int]) -> Tensor:
+    def _tokens(self, ends: Sequence[StageEnd], grid: Size) -> Tensor:
         """Sum of the patch embeddings over the visible stages, with absolute positions, (B, tokens, width)."""
-        stages, patches = list(self._stages()), self.patching.patches
-        # In the stages' dtype: under autocast the residual stream stays float32.
-        embedded = [
-            stages[s].embed_patches(patchify(noisy_stages[s], patches[s]), visible[:, s]).to(noisy_stages[s].dtype)
-            for s in shown
-        ]
+        embedded = [end.tokens() for end in ends]
         tokens = sum(embedded[1:], embedded[0])
         if self.options.positions == "rope":
             return tokens
         scale = math.sqrt(math.prod(self.patching.grid[-2:]) / math.prod(grid[-2:]))
         return tokens + remembered(sincos_table, grid, self.sincos_split, scale, like=tokens).to(tokens.dtype)
 
-    def _stages(self) -> Iterable[StageIO]:
-        return cast(Iterable[StageIO], self.stages)
+    def _stages(self) -> Sequence[StageIO]:
+        return cast(Sequence[StageIO], self.stages)
 
-    def _grid(self, noisy_stages: Sequence[Tensor]) -> Size:
-        layout = self.facts.layout
-        if [stage.shape[1] for stage in noisy_stages] != [stage.shape[0] for stage in layout]:
-            raise StageShapeError(
-                f"expected {len(layout)} stages with {', '.join(str(stage.shape[0]) for stage in layout)} channels, "
-                f"got {', '.join(str(tuple(stage.shape)) for stage in noisy_stages)}"
-            )
-        return self.patching.grid_at(noisy_stages)
+
+def stage_ends(layout: StageLayout, patching: Patching, width: int) -> nn.ModuleList:
+    """What the stages of a patching own: the first ones of the layout."""
+    # Not strict: the patching may be of a prefix.
+    pairs = zip(layout, patching.patches, strict=False)
+    return nn.ModuleList(StageIO(stage.shape[0] * math.prod(patch), width) for stage, patch in pairs)

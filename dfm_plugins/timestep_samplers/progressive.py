@@ -28,6 +28,7 @@ class ProgressiveSampler(TimestepSampler):
 
     def __init__(self, options: ProgressiveOptions, facts: TimestepSamplerFacts) -> None:
         super().__init__(options, facts)
+        self.one_set_a_batch = options.draw == "batch"
         self._probabilities = resolve_probabilities(options.stage_probs, facts.num_stages)
         names = ("current_location", "current_scale", "earlier_location", "earlier_scale")
         self._parameters = [resolve_per_stage(getattr(options, name), facts.num_stages, name) for name in names]

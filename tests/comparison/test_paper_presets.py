@@ -21,7 +21,8 @@ ROWS = sorted({path.stem for path in FOLDER.glob("*.yaml")} - SHARED)
 QUICK = {
     *("paper-512-dfm", "paper-512-flow-matching", "paper-512-cascaded", "paper-512-cascaded-second"),
     "paper-kinetics-dfm",
-    *("paper-1024-pyramidal-flow", "paper-1b-tied", "paper-1c-unmasked", "paper-1d-mlp", "paper-1f-256-512-1024"),
+    *("paper-1024-pyramidal-flow", "paper-1b-tied", "paper-1c-unmasked", "paper-1d-mlp", "paper-1e-batch-size"),
+    "paper-1f-256-512-1024",
 }
 """The others differ from these by numbers."""
 SMALLER = ("backbone.options.depth=1", "backbone.options.width=64", "backbone.options.heads=2", "training.batch_size=1")
@@ -32,6 +33,7 @@ STEPS = {
     "1b": 600_000,
     "1c": 600_000,
     "1d": 600_000,
+    "1e": 600_000,
     "1f": 600_000,
     "4": 400_000,
 }
@@ -119,4 +121,4 @@ def test_a_dry_run_of_a_row(autoencoder: Path, capsys: pytest.CaptureFixture[str
 def test_rows_are_presets_with_their_summaries() -> None:
     registry = default_registry()
     assert all(registry.preset(name).parent == FOLDER for name in ROWS)
-    assert len(ROWS) == 35
+    assert len(ROWS) == 36

@@ -54,18 +54,18 @@ class Case:
         return {name: value[own] for name, value in self.batch.items()}
 
 
-def make_case(dtype: torch.dtype, draw: str, specialised: str = "", backbone: str = "dit") -> Case:
+def make_case(dtype: torch.dtype, draw: str, backbone: str = "dit", **changes: dict[str, Any]) -> Case:
     """Two stages and two blocks; weights other than those that the network begins with, which are mostly zero.
 
-    specialised: groups of weights that each stage has of its own.
+    changes: of sections of the configuration.
     """
     composition = dfm.build(
         stages=[8, 16],
         backbone={"name": backbone, "options": {"depth": 2, "width": 24, "heads": 2}},
         timestep_sampler={"name": "progressive", "options": {"stage_probs": 0.5, "draw": draw}},
-        flow={"statistics_images": 4},
-        specialisation={"groups": specialised} if specialised else {},
+        flow={"statistics_images": 4, **changes.pop("flow", {})},
         device="cpu",
+        **changes,
     ).composition
     generator = torch.Generator().manual_seed(0)
     composition.model.to(dtype)
@@ -89,9 +89,14 @@ def gradients(world: World, _folder: Path) -> dict[tuple[Any, ...], float]:
     """Differences of the gradient of one batch; the name says type, draw, micro-batches and what is special."""
     cases = {(dtype, draw, 1): make_case(dtype, draw) for dtype in DTYPES for draw in ("sample", "batch")}
     cases[torch.float64, "sample", 2] = make_case(torch.float64, "sample")
-    cases[torch.float64, "sample", 1, "specialised"] = make_case(torch.float64, "sample", "mlp,conditioning")
+    cases[torch.float64, "sample", 1, "specialised"] = make_case(
+        torch.float64, "sample", specialisation={"groups": "mlp,conditioning"}
+    )
     # A network a stage, in parts so small that a process may have no sample of a stage.
     cases[torch.float64, "sample", 4, "experts"] = make_case(torch.float64, "sample", backbone="dit_experts")
+    # Step 3 shows the first stage, so half of each part is left out.
+    shares = {"batch_shares": (0.5, 1.0)}
+    cases[torch.float64, "batch", 1, "shares"] = make_case(torch.float64, "batch", "dit_growing", flow=shares)
     found = {}
     for name, case in cases.items():
         for parallel in PARALLEL:

@@ -50,7 +50,10 @@ def test_images_for_components_of_clips() -> None:
     assert lines[1] == (
         "dataset 'moving_shapes' is for clips; for images: shapes, folder, webdataset, hugging_face (--dataset)"
     )
-    assert lines[2] == "backbone 'video_dit' is for clips; for images: dit, dit_experts, pyramid_dit (--backbone)"
+    assert (
+        lines[2]
+        == "backbone 'video_dit' is for clips; for images: dit, dit_growing, dit_experts, pyramid_dit (--backbone)"
+    )
     assert len(lines) == 3
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dfm_core.batch_shares import BatchShares
 from dfm_core.flow import interpolate, masked_velocity_loss, stage_errors, velocity_target
 from dfm_core.interfaces.backbone import Backbone, BackboneFacts, Conditioning
 from dfm_core.objective import FlowObjective
@@ -121,6 +122,55 @@ def test_how_a_batch_is_split_changes_neither_timesteps_nor_dropped_labels() -> 
         parts.append((objective.model.backbone.visible, objective.model.backbone.seen.label))
     assert torch.equal(torch.cat([p[0] for p in parts]), visible)
     assert torch.equal(torch.cat([p[1] for p in parts]), label)
+
+
+def kept_by_hand(objective: FlowObjective, images: Tensor, labels: Tensor, step: int) -> Tensor:
+    """Loss of two stages on the first quarter of the rows where both are visible, else on all."""
+    total = len(images)
+    draw = objective.timestep_sampler.sample(total, torch.Generator().manual_seed(derive_seed(7, "timesteps", step)))
+    rows = total // 4 if draw.visible[0, 1] else total
+    data = objective.space.decomposition.decompose(images[:rows])
+    generator = torch.Generator().manual_seed(derive_seed(7, "noise", step, 0))
+    noise = [torch.randn(stage.shape, generator=generator) for stage in data]
+    t, visible = draw.t[:rows], draw.visible[:rows]
+    noisy = tuple(interpolate(n, x, t[:, s]) for s, (n, x) in enumerate(zip(noise, data, strict=True)))
+    velocities = objective.model(noisy, t, visible, Conditioning(labels[:rows]))
+    losses = [
+        ((v - (x - n)) ** 2).mean() for v, x, n, seen in zip(velocities, data, noise, visible[0], strict=True) if seen
+    ]
+    return torch.stack(losses).sum()
+
+
+def test_with_shares_the_first_rows_of_a_batch_are_trained_and_the_others_not_even_encoded() -> None:
+    objective = make_objective((4, 8), "laplacian", classes=5, stage_probs=0.5, draw="batch")
+    objective.batch_shares = BatchShares((1.0, 0.25))
+    images, labels = torch.rand(8, 3, 8, 8) * 2 - 1, torch.arange(8) % 5
+    layers = list(objective.model.backbone.layers.parameters())
+    kept = set()
+    for step in range(8):
+        report = objective({"image": images, "label": labels}, whole(8, step))
+        gradients = torch.autograd.grad(report.loss, layers, materialize_grads=True)
+        rows = len(objective.model.backbone.seen.label)
+        kept.add(rows)
+        seen = objective.model.backbone.seen.label
+        assert ((seen == labels[:rows]) | (seen == 5)).all()
+        expected = kept_by_hand(objective, images, labels, step)
+        torch.testing.assert_close(report.loss, expected)
+        torch.testing.assert_close(gradients, torch.autograd.grad(expected, layers, materialize_grads=True))
+        assert report.parts[1, 0] == rows
+        broken = torch.cat([images[:rows], torch.full_like(images[rows:], math.nan)])
+        assert torch.equal(objective({"image": broken, "label": labels}, whole(8, step)).loss, report.loss)
+    assert kept == {2, 8}
+
+
+def test_with_shares_every_part_of_a_batch_keeps_its_first_rows() -> None:
+    objective = make_objective((4, 8), "laplacian", classes=5, stage_probs=0.0, draw="batch")
+    objective.batch_shares, objective.label_dropout = BatchShares((1.0, 0.5)), 0.0
+    images, labels = torch.rand(8, 3, 8, 8), torch.arange(8) % 5
+    for start in (0, 4):
+        part = slice(start, start + 4)
+        objective({"image": images[part], "label": labels[part]}, BatchRandomness(7, 1, start, start + 4, 8))
+        assert torch.equal(objective.model.backbone.seen.label, labels[start : start + 2])
 
 
 def test_a_tenth_of_the_labels_is_dropped() -> None:

@@ -61,6 +61,8 @@ def test_conforms(spec: Any, media: str, case: str, law: Law) -> None:
         options = {name: value for name, value in options.items() if name != "token_grid"}
         if case == "coefficients":
             pytest.skip("its stages differ in their channels")
+    if spec.name == "dit_growing" and case == "three stages, not square":
+        pytest.skip("no patch of 4x6 is whole in the token grid of a stage eight times as large")
     law.check(build(spec, {**TINY, **options}, BackboneFacts(stages, classes)))
 
 

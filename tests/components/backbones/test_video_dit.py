@@ -109,7 +109,7 @@ def test_other_sizes_and_frame_counts_have_grids_of_their_own() -> None:
         example = example_for(network, prefixes(2), generator(), layout)
         velocities = example.velocities(network)
         assert [v.shape for v in velocities] == [s.shape for s in example.noisy_stages]
-        assert network._grid(example.noisy_stages) == (frames[0], size, size)
+        assert network.patching.grid_at(example.noisy_stages) == (frames[0], size, size)
 
 
 @pytest.mark.parametrize("frames", [(2, 4, 8), (2, 3, 5)])

@@ -114,6 +114,10 @@ class EarlierNoisier(Good):
         return TimestepDraw(torch.where(draw.visible, draw.t.flip(1), 0), draw.visible, draw.trained)
 
 
+class DrawsForEachSample(Good):
+    one_set_a_batch = True
+
+
 BROKEN: dict[str, type[Good]] = {
     "draw_has_its_declared_form": DoublePrecision,
     "timesteps_are_in_range": OutOfRange,
@@ -122,6 +126,7 @@ BROKEN: dict[str, type[Good]] = {
     "the_generator_decides": UsesGlobalState,
     "probabilities_add_up_to_one": DoesNotAddUp,
     "visible_sets_are_as_frequent_as_promised": PromisesOtherwise,
+    "one_set_a_batch_is_one": DrawsForEachSample,
     "earlier_stages_are_cleaner": EarlierNoisier,
 }
 
