@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from dfm_core.config.sizes import medium_of, write_stages
+from dfm_core.config.sizes import Size, medium_of, write_size, write_stages
 from dfm_core.errors import CompositionError
 from dfm_core.plugins.kinds import KINDS
 
@@ -52,13 +52,29 @@ def check_media(config: RunConfig, registry: Registry, kinds: Iterable[str]) -> 
         raise CompositionError("\n".join([_what_stages_hold(config), *faults]))
 
 
-def check_measurable(config: RunConfig) -> None:
-    """Raise CompositionError for a run of clips: samples are stored, and measured, as images."""
-    if holds_clips(config):
-        raise CompositionError(
-            f"expected a model of images, got one of clips (stages {write_stages(config.stages)}): there is no way to "
-            "measure clips yet; `dfm sample` shows them"
-        )
+def measured_size(size: Size) -> Size:
+    """Size at which something is measured: of a clip of one frame, that of an image."""
+    return size[1:] if len(size) == 3 and size[0] == 1 else size
+
+
+def measured_medium(size: Size) -> str:
+    """As what something of a size is measured: "image" or "video"."""
+    return medium_of([measured_size(size)])
+
+
+def check_metrics_fit(names: Iterable[str], size: Size, registry: Registry) -> None:
+    """Raise CompositionError if a metric does not take what is measured, images or clips, naming those that do."""
+    medium = measured_medium(size)
+    faults = [
+        f"metric {name!r} is for {_listed(declared)}"
+        for name in names
+        if medium not in (declared := media_of(registry, "metric", name))
+    ]
+    if faults:
+        fitting = [name for name in registry.names("metric") if medium in media_of(registry, "metric", name)]
+        what = f"{PLURAL[medium]} of {write_size(measured_size(size))} are measured"
+        advice = f"for {PLURAL[medium]}: {', '.join(fitting)} (--metrics)"
+        raise CompositionError("\n".join([f"{what}, which not every metric takes:", *faults, advice]))
 
 
 def is_image_as_clip(config: RunConfig, registry: Registry) -> bool:

@@ -1,10 +1,11 @@
-"""`dfm eval`: sample a run and measure the samples, or measure a folder of images."""
+"""`dfm eval`: sample a run and measure the samples, or measure a folder of images or clips."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -30,9 +31,11 @@ def _option(help_text: str, metavar: str | None = None, **more: Any) -> Any:
 @command
 def evaluate(
     run: Annotated[Path | None, typer.Argument(help="Folder of a run, or of an exported model.", metavar="RUN")] = None,
-    samples: Annotated[Path | None, _option("Measure the images of a folder, without a model.", "FOLDER")] = None,
+    samples: Annotated[
+        Path | None, _option("Measure the images (or clips) of a folder, without a model.", "FOLDER")
+    ] = None,
     reference: Annotated[
-        Path | None, _option("Folder of real images.", "FOLDER", show_default="the data that the run names")
+        Path | None, _option("Folder of real images (or clips).", "FOLDER", show_default="the data that the run names")
     ] = None,
     metrics: Annotated[
         str | None, _option("Which metrics, by commas.", "NAMES", show_default="those that need no weights")
@@ -41,7 +44,7 @@ def evaluate(
     num: Annotated[
         int | None, _option("How many samples.", min=2, show_default=f"{DEFAULT_NUM}; of a folder, all")
     ] = None,
-    reference_num: Annotated[int, _option("Most real images that are used.", min=2)] = 10_000,
+    reference_num: Annotated[int, _option("Most real images or clips that are used.", min=2)] = 10_000,
     split: Annotated[Literal["train", "validation"], _option("Which part of the run's data.")] = "train",
     cfg: Annotated[str | None, _option("Guidance weights, each evaluated: 1.0,1.5.", "WEIGHTS")] = None,
     schedule: Annotated[str | None, _option("Another stage schedule than the run's.", "NAME")] = None,
@@ -49,14 +52,21 @@ def evaluate(
     thresholds: Annotated[str | None, _option("t at which the next stage starts: 0.7.", "THRESHOLDS")] = None,
     solver: Annotated[str | None, _option("euler, heun, midpoint or ab2.")] = None,
     seed: Annotated[int, _option("Image i depends on (seed, i).", min=0)] = 0,
-    batch_size: Annotated[int | None, _option("Images generated at once.", min=1)] = None,
+    batch_size: Annotated[int | None, _option("Images or clips generated at once.", min=1)] = None,
+    frames: Annotated[
+        int | None, _option("--samples are clips: measure so many frames of each.", min=2, show_default="images")
+    ] = None,
+    frame_rate: Annotated[
+        float | None,
+        _option("Of clips in folders, frames a second.", "FPS", min=0.1, max=240, show_default="every frame"),
+    ] = None,
     output: Annotated[
         Path | None, _option("New folder for results and pictures.", show_default="RUN/evaluation/<number>")
     ] = None,
     cache: Annotated[
         Path | None, _option("Where statistics of the reference are kept.", "FOLDER", show_default="the user's cache")
     ] = None,
-    workers: Annotated[int, _option("Processes that load images, beside each.", min=0)] = 0,
+    workers: Annotated[int, _option("Processes that load images or clips, beside each.", min=0)] = 0,
     device: Annotated[str, _option("auto, cpu, cuda, cuda:N or mps.")] = "auto",
     nproc: Nproc = None,
     json: Json = False,
@@ -74,6 +84,10 @@ def evaluate(
     if samples is not None and any(of_a_run.values()):
         given = ", ".join(flag for flag, value in of_a_run.items() if value is not None)
         raise UsageError(f"{given}: a folder of samples is measured as it is; leave this out")
+    if samples is None and frames is not None:
+        raise UsageError("--frames: a run says how many its clips have; leave this out")
+    if frame_rate is not None and reference is None:
+        raise UsageError("--frame-rate is of clips in folders: give --reference FOLDER, or leave it out")
     if output is not None and output.exists():
         raise UsageError(f"{output} exists already; choose another --output, or leave it out")
     chosen = read_metrics(metrics, set or [])
@@ -97,10 +111,11 @@ def evaluate(
                 split=split,
                 cache=cache,
                 workers=workers,
+                frames=frames,
+                frame_rate=frame_rate,
             )
-            folder, evaluation = measure(
-                run, samples, output, settings, device, {"name": schedule, "steps": counts, "thresholds": limits}
-            )
+            sampling = {"name": schedule, "steps": counts, "thresholds": limits}
+            folder, evaluation = measure(run, samples, output, settings, device, sampling, metrics is not None)
     except KeyboardInterrupt:
         if is_first_process():
             print("stopped; samples that were made stay, and the same command goes on", flush=True)
@@ -110,11 +125,16 @@ def evaluate(
 
 
 def read_metrics(names: str | None, settings: Sequence[str]) -> dict[str, dict[str, object]]:
-    """Read --metrics and the METRIC.OPTION=VALUE of --set, values as YAML. Raises ConfigError."""
+    """Read --metrics and the METRIC.OPTION=VALUE of --set, values as YAML. Raises ConfigError.
+
+    names: None names the defaults of images and those of clips: see `suited`.
+    """
     from dfm_core.config.yaml_text import parse_yaml
     from dfm_core.evaluation.defaults import default_metrics
 
-    listed = default_metrics() if names is None else [name.strip() for name in names.split(",") if name.strip()]
+    listed = (
+        default_metrics(medium=None) if names is None else [name.strip() for name in names.split(",") if name.strip()]
+    )
     options: dict[str, dict[str, object]] = {name: {} for name in listed}
     if not options:
         raise UsageError(f"--metrics: expected names separated by commas, got {names!r}")
@@ -127,6 +147,18 @@ def read_metrics(names: str | None, settings: Sequence[str]) -> dict[str, dict[s
             )
         options[metric][option] = parse_yaml(text, f"--set {setting!r}")
     return options
+
+
+def suited(metrics: Mapping[str, Mapping[str, object]], medium: str) -> dict[str, dict[str, object]]:
+    """Those of some default metrics that measure a medium. Raises ConfigError for options of another."""
+    from dfm_core.evaluation.defaults import default_metrics
+    from dfm_core.media import PLURAL
+
+    fitting = default_metrics(medium=medium)
+    for name, options in metrics.items():
+        if options and name not in fitting:
+            raise ConfigError(f"--set {name}.{next(iter(options))}: metric {name!r} does not measure {PLURAL[medium]}")
+    return {name: dict(metrics[name]) for name in fitting}
 
 
 def read_weights(text: str | None) -> list[float] | None:
@@ -144,20 +176,31 @@ def measure(
     settings: EvaluationSettings,
     device: str,
     schedule: dict[str, Any],
+    named: bool,
 ) -> tuple[Path, Evaluation]:
-    """Make and measure all sets of samples, and write what came. schedule: as `Model.with_schedule` takes it."""
+    """Make and measure all sets of samples, and write what came.
+
+    schedule: as `Model.with_schedule` takes it. named: the user chose the metrics; otherwise those that suit are taken.
+    """
     from dfm_core.devices import resolve_device
     from dfm_core.evaluation.evaluation import Voice, evaluate_folder, evaluate_model
+    from dfm_core.media import PLURAL, measured_medium
     from dfm_core.model import load
     from dfm_core.training.distributed import joined_world
 
     check_metrics(settings.metrics)
     say = info if is_first_process() else ignore
-    voice = Voice(say, warning, reporter(say))
     root = run / "evaluation" if run is not None else Path("evaluations")
     with joined_world(resolve_device(device)) as world:
         if run is not None:
             model = load(run, device=str(world.device)).with_schedule(**schedule)
+            medium = measured_medium(model.composition.config.stages[-1])
+        else:
+            model, medium = None, "image" if settings.frames is None else "video"
+        if not named:
+            settings = replace(settings, metrics=suited(settings.metrics, medium))
+        voice = Voice(say, warning, reporter(say, PLURAL[medium]))
+        if model is not None:
             evaluation = evaluate_model(model, root / "samples", settings, world, voice=voice)
         else:
             evaluation = evaluate_folder(Path(str(samples)), settings, world, voice=voice)
@@ -176,8 +219,11 @@ def check_metrics(metrics: Mapping[str, Mapping[str, object]]) -> None:
         validate_options(default_registry().get("metric", name), options, name)
 
 
-def reporter(say: Callable[[str], None]) -> Callable[[int, int], None]:
-    """Return a function that tells how far the sampling of this process is, at most every few seconds."""
+def reporter(say: Callable[[str], None], noun: str) -> Callable[[int, int], None]:
+    """Return a function that tells how far the sampling of this process is, at most every few seconds.
+
+    noun: what is made, "images" or "clips".
+    """
     told = time.perf_counter()
 
     def report(made: int, total: int) -> None:
@@ -185,7 +231,7 @@ def reporter(say: Callable[[str], None]) -> Callable[[int, int], None]:
         now = time.perf_counter()
         if now - told > 5 or made == total:
             told = now
-            say(f"{made} of {total} images")
+            say(f"{made} of {total} {noun}")
 
     return report
 
@@ -205,7 +251,8 @@ def report(folder: Path, evaluation: Evaluation, seconds: float, json: bool) -> 
     if json:
         print_json({"folder": str(folder), "seconds": seconds, **evaluation.as_dict()})
         return
-    columns = ["samples", "metric", "value", "95 % interval", "real images", "better", "images", "measured by"]
+    noun = evaluation.noun
+    columns = ["samples", "metric", "value", "95 % interval", f"real {noun}", "better", noun, "measured by"]
     print_table("", columns, [cells for row in evaluation.rows for cells in row_cells(row)])
     print(f"wrote {folder / 'results.json'} and the grids beside it; {seconds:.1f} s")
 

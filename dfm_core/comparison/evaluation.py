@@ -10,8 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dfm_core.assembly import Assembler
 from dfm_core.comparison.budget import Point
 from dfm_core.comparison.plan import Plan
@@ -22,16 +20,11 @@ from dfm_core.errors import DFMError
 from dfm_core.evaluation.evaluator import Evaluator, reference_of_run
 from dfm_core.evaluation.reference_cache import ReferenceCache, default_cache
 from dfm_core.evaluation.run_samples import generate_samples
-from dfm_core.gallery import grid_columns
-from dfm_core.images import make_grid, save_png
-from dfm_core.interfaces.dataset import Dataset
+from dfm_core.evaluation.sample_pictures import save_pictures
 from dfm_core.latent_shards import write_json
 from dfm_core.model import Model, load
 from dfm_core.plugins.registry import Registry
 from dfm_core.training.distributed import World
-
-SHOWN = 64
-"""Images of a grid."""
 
 
 def result_file(folder: Path, variant: str, seed: int, rate: float | None, point: Point, weight: float) -> Path:
@@ -86,7 +79,7 @@ class Measurer:
         results = self._evaluator.evaluate(samples)
         for message in dict.fromkeys(warning for result in results for warning in result.warnings):
             self._warn(message)
-        save_grid(file.with_suffix(".png"), samples)
+        save_pictures(file.with_suffix(".png"), samples, config.sampling.frame_rate)
         write_json(file, {"request": request, "results": [result.as_dict() for result in results]})
         shutil.rmtree(self._folder / "samples", ignore_errors=True)
 
@@ -123,11 +116,3 @@ def sampled_as(model: Model, config: RunConfig) -> Model:
     composition = model.composition
     changed = composition.config.model_copy(update={"sampling": config.sampling})
     return Model(dataclasses.replace(composition, config=changed), model.assembler, model.schedule)
-
-
-def save_grid(path: Path, samples: Dataset) -> None:
-    """Write the first samples as one picture."""
-    shown = min(SHOWN, len(samples))
-    images = torch.stack([torch.as_tensor(samples.load(index, 0)["image"]) for index in range(shown)])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_png(path, make_grid(images, grid_columns(shown, min(len(samples.classes), shown))))

@@ -16,7 +16,7 @@ from dfm_core.config.run_config import RunConfig
 from dfm_core.config.settings import ComponentChoice
 from dfm_core.errors import ConfigError, DFMError, UsageError
 from dfm_core.evaluation.defaults import default_metrics
-from dfm_core.media import check_measurable
+from dfm_core.media import check_metrics_fit, measured_medium
 from dfm_core.plugins.registry import Registry
 from dfm_core.training.run_directory import replace_text
 
@@ -79,12 +79,14 @@ def make_plan(
 ) -> Plan:
     """Resolve, count and schedule all variants. request: what was asked for beside the file. Raises ConfigError."""
     reference = settings.reference_name()
-    metrics = settings.evaluation.metrics or tuple(ComponentChoice(name=name) for name in default_metrics(registry))
-    for metric in metrics:
+    chosen = settings.evaluation.metrics
+    for metric in chosen or ():
         registry.validate_options("metric", metric.name, metric.options)
     variants = make_variants(settings, registry, request or ConfigRequest(), warn)
-    for variant in variants.values():
-        check_measurable(variant.runs[-1].config)
+    size = variants[reference].config.stages[-1]  # of all variants: that is checked
+    defaults = default_metrics(registry, measured_medium(size))
+    metrics = chosen or tuple(ComponentChoice(name=name) for name in defaults)
+    check_metrics_fit([metric.name for metric in metrics], size, registry)
     schedules = schedules_of(variants, settings.budget, reference, settings.evaluation.points)
     return Plan(settings, variants, schedules, reference, seeds or settings.seeds, metrics)
 

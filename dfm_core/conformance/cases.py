@@ -182,6 +182,8 @@ def _metric_cases() -> list[Case]:
     return [
         Case("32x32, 2 classes", MetricFacts((32, 32), 3, classes)),
         Case("18x24, no classes", MetricFacts((18, 24), 3)),
+        Case("clips 4x16x16, 2 classes", MetricFacts((4, 16, 16), 3, classes), clips=True),
+        Case("clips 9x18x24, no classes", MetricFacts((9, 18, 24), 3), clips=True),
     ]
 
 

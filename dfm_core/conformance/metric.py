@@ -1,4 +1,4 @@
-"""Laws of metrics: each takes a `Metric` and shows it small sets of images."""
+"""Laws of metrics: each takes a `Metric` and shows it small sets of images, or of clips."""
 
 from __future__ import annotations
 
@@ -153,13 +153,14 @@ def _prepared(metric: Metric) -> ImageBatch:
 
 
 def _images(metric: Metric) -> ImageBatch:
-    """Smooth images in two hues, which are their classes."""
+    """Smooth images in two hues, which are their classes; clips that change smoothly from their first frame on."""
     facts = metric.facts
     generator = derive_generator(0, "metric laws")
-    coarse = torch.rand(IMAGES, facts.channels, 4, 4, generator=generator).mul_(1.2).sub_(0.6)
+    times = [2] * (len(facts.size) - 2)
+    coarse = torch.rand(IMAGES, facts.channels, *times, 4, 4, generator=generator).mul_(1.2).sub_(0.6)
     labels = torch.arange(IMAGES) % max(1, len(facts.classes))
-    images = F.interpolate(coarse, facts.size, mode="bilinear", align_corners=False)
-    images[:, 0] += 0.3 * (torch.arange(IMAGES) % 2)[:, None, None]
+    images = F.interpolate(coarse, facts.size, mode="trilinear" if times else "bilinear", align_corners=False)
+    images[:, 0] += 0.3 * (torch.arange(IMAGES) % 2).reshape(-1, *[1] * len(facts.size))
     return _batch(metric, images, labels)
 
 

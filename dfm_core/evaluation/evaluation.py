@@ -1,4 +1,4 @@
-"""A model, a run or a folder of images, measured: the samples, their numbers, and both on disk."""
+"""A model, a run or a folder of images or clips, measured: the samples, their numbers, and both on disk."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from dfm_core.clips import DEFAULT_FRAME_RATE
 from dfm_core.errors import UsageError
+from dfm_core.evaluation.clip_sets import folder_clip_size, folder_clips
 from dfm_core.evaluation.evaluator import Evaluator, Metrics, Reference, reference_of_folder, reference_of_run
-from dfm_core.evaluation.image_sets import Some, folder_images, folder_size
+from dfm_core.evaluation.image_sets import FolderImages, Some, folder_images, folder_size
 from dfm_core.evaluation.measuring import MetricResult
 from dfm_core.evaluation.reference_cache import ReferenceCache, default_cache
 from dfm_core.evaluation.run_samples import generate_samples
-from dfm_core.gallery import grid_columns
-from dfm_core.images import make_grid, save_png
+from dfm_core.evaluation.sample_pictures import save_pictures
 from dfm_core.interfaces.dataset import Dataset, Split
 from dfm_core.latent_shards import write_json
-from dfm_core.media import check_measurable
+from dfm_core.media import PLURAL, check_metrics_fit, measured_medium, measured_size
 from dfm_core.model import Model
 from dfm_core.plugins.registry import Registry, default_registry
+from dfm_core.stages import Size
 from dfm_core.training.distributed import World
 
-GRID_IMAGES = 64
 RESULTS_FILE = "results.json"
 
 
@@ -35,7 +34,8 @@ class EvaluationSettings:
     num: samples; of a folder None is all. cfg: guidance weights, each evaluated; None: the run's. solver, batch_size:
     None: the run's. reference: folder of real images, None: the data that the run names, of the part `split`.
     reference_num: how many real images at most. cache: where statistics of the reference are kept, None: the user's
-    cache. workers: processes that load images.
+    cache. workers: processes that load images. frames: of clips, where samples are a folder; None: they are images.
+    frame_rate: of the clips of folders, in frames a second, None takes every frame.
     """
 
     metrics: Metrics
@@ -49,6 +49,8 @@ class EvaluationSettings:
     split: Split = "train"
     cache: Path | None = None
     workers: int = 0
+    frames: int | None = None
+    frame_rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,17 @@ class Voice:
 
 @dataclass(frozen=True)
 class EvaluatedSamples:
-    """One set of samples. title: names its grid. made_with: all that its images depend on, in plain data."""
+    """One set of samples.
+
+    title: names its grid. made_with: all that its images depend on, in plain data. frame_rate: at which clips are
+    shown, in frames a second.
+    """
 
     title: str
     made_with: Mapping[str, Any]
     samples: Dataset
     results: list[MetricResult]
+    frame_rate: float = DEFAULT_FRAME_RATE
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -82,21 +89,26 @@ class Evaluation:
     reference: Mapping[str, Any]
     rows: list[EvaluatedSamples] = field(default_factory=list)
 
+    @property
+    def noun(self) -> str:
+        """What was measured, as prose: "images" or "clips"."""
+        return PLURAL[measured_medium(tuple(self.reference["size"]))]
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {"reference": dict(self.reference), "rows": [row.as_dict() for row in self.rows]}
 
     def write(self, folder: Path) -> None:
-        """Write results.json and a grid of the first samples of each set. Raises UsageError if the folder exists."""
+        """Write results.json and a picture of the first samples of each set; of clips a contact sheet, and a GIF.
+
+        Raises UsageError if the folder exists.
+        """
         try:
             folder.mkdir(parents=True)
         except OSError as error:
             raise UsageError(f"cannot make the folder {folder}: {error.strerror}; choose another --output") from error
         for row in self.rows:
-            shown = min(GRID_IMAGES, len(row.samples))
-            images = torch.stack([torch.as_tensor(row.samples.load(index, 0)["image"]) for index in range(shown)])
-            columns = grid_columns(shown, min(len(row.samples.classes), shown))
-            save_png(folder / f"grid_{row.title}.png", make_grid(images, columns))
+            save_pictures(folder / f"grid_{row.title}.png", row.samples, row.frame_rate)
         write_json(folder / RESULTS_FILE, self.as_dict())
 
 
@@ -110,10 +122,11 @@ def evaluate_model(
 ) -> Evaluation:
     """Sample a model with every guidance weight, and measure. All processes of a world must call.
 
-    root: folder in which samples are kept; those that are there are not made again. Raises CompositionError for a model
-    of clips.
+    root: folder in which samples are kept; those that are there are not made again. Raises CompositionError for metrics
+    of images where the model makes clips, or the reverse.
     """
-    check_measurable(model.composition.config)
+    registry = registry or default_registry()
+    check_metrics_fit(settings.metrics, model.composition.config.stages[-1], registry)
     voice, sampling = voice or Voice(), model.composition.config.sampling
     reference = _reference_of_model(model, settings)
     evaluator = _evaluator(reference, settings, world, registry, voice)
@@ -131,7 +144,8 @@ def evaluate_model(
             batch_size=settings.batch_size or sampling.batch_size,
             report=voice.progress,
         )
-        rows.append(EvaluatedSamples(f"cfg_{weight:g}", request, samples, evaluator.evaluate(samples)))
+        results = evaluator.evaluate(samples)
+        rows.append(EvaluatedSamples(f"cfg_{weight:g}", request, samples, results, sampling.frame_rate))
     return Evaluation(reference.identity, rows)
 
 
@@ -142,12 +156,16 @@ def evaluate_folder(
     registry: Registry | None = None,
     voice: Voice | None = None,
 ) -> Evaluation:
-    """Measure the images of a folder, all of one size, against those of `settings.reference`, fitted to that size."""
+    """Measure the images of a folder, all of one size, against those of `settings.reference`, fitted to that size.
+
+    With settings.frames, clips of so many frames, taken from the middle of each.
+    """
     if settings.reference is None:
         raise UsageError("a folder of samples needs real images to compare with: --reference FOLDER")
-    size = folder_size(folder)
-    whole = folder_images(folder, size, exact=True)
-    reference = reference_of_folder(folder_images(settings.reference, size), settings.reference_num)
+    frames = settings.frames
+    size = folder_size(folder) if frames is None else folder_clip_size(folder, frames)
+    whole = _folder(folder, size, settings, exact=True)
+    reference = reference_of_folder(_folder(settings.reference, size, settings), settings.reference_num)
     evaluator = _evaluator(reference, settings, world, registry, voice or Voice())
     samples = Some(whole, settings.num)
     made_with = {"folder": str(folder), "listing": whole.listing}
@@ -158,8 +176,15 @@ def evaluate_folder(
 def _reference_of_model(model: Model, settings: EvaluationSettings) -> Reference:
     if settings.reference is None:
         return reference_of_run(model.assembler, settings.split, settings.reference_num)
-    size = model.composition.config.stages[-1]
-    return reference_of_folder(folder_images(settings.reference, size), settings.reference_num)
+    size = measured_size(model.composition.config.stages[-1])
+    return reference_of_folder(_folder(settings.reference, size, settings), settings.reference_num)
+
+
+def _folder(folder: Path, size: Size, settings: EvaluationSettings, exact: bool = False) -> FolderImages:
+    """The images or clips of a folder, as the size says."""
+    if measured_medium(size) == "image":
+        return folder_images(folder, measured_size(size), exact)
+    return folder_clips(folder, size, exact, settings.frame_rate)
 
 
 def _evaluator(

@@ -18,9 +18,11 @@ from dfm_core.evaluation.reference_cache import ReferenceCache
 from dfm_core.interfaces.autoencoder import state_digest
 from dfm_core.interfaces.dataset import Dataset, Split
 from dfm_core.interfaces.metric import Features, ImageBatch, Metric, MetricFacts
+from dfm_core.media import PLURAL, check_metrics_fit, measured_medium, measured_size
 from dfm_core.plugins.registry import Registry
 from dfm_core.randomness import derive_generator
 from dfm_core.run_evaluation import fixed_choice
+from dfm_core.stages import Size
 from dfm_core.training.distributed import World, check_same
 
 PROBED = 8
@@ -32,7 +34,7 @@ Metrics = Mapping[str, Mapping[str, object]]
 
 @dataclass(frozen=True)
 class Reference:
-    """Real images. described: where they come from, in plain data. most: how many are used at most."""
+    """Real images or clips. described: where they come from, in plain data. most: how many are used at most."""
 
     dataset: Dataset
     described: Mapping[str, Any]
@@ -40,11 +42,20 @@ class Reference:
 
     @cached_property
     def indices(self) -> list[int]:
-        """Which images are used, in an order that depends on their number only (of shards: on their order, too)."""
-        length = len(self.dataset)
+        """Which images are used, in an order that depends on their number only (of shards: on their order, too).
+
+        Of sections, which are clips and images, say: those of the first.
+        """
+        sections = self.dataset.sections()
+        length = sections[0].length if sections else len(self.dataset)
         if self.dataset.shard_lengths() is not None:
             return fixed_choice(self.dataset, min(self.most, length))
         return torch.randperm(length, generator=derive_generator(0, "reference"))[: self.most].tolist()
+
+    @property
+    def size(self) -> Size:
+        """Height × width, of clips frames × height × width."""
+        return measured_size(self.dataset.facts.size)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -54,7 +65,7 @@ class Reference:
             raise DataError("none of the first images of the reference could be read")
         return {
             **self.described,
-            "size": list(self.dataset.facts.size),
+            "size": list(self.size),
             "images": len(self.dataset),
             "used": len(self.indices),
             "probe": state_digest({"images": batch.images}),
@@ -98,9 +109,10 @@ class Evaluator:
         self.reference, self._registry, self._world = reference, registry, world
         self._cache, self._workers, self._say, self._warn = cache, workers, say, warn
         dataset = reference.dataset
-        self.facts = MetricFacts(dataset.facts.size, dataset.channels, dataset.classes, world.device)
+        self.facts = MetricFacts(reference.size, dataset.channels, dataset.classes, world.device)
         if not metrics:
             raise UsageError("expected at least one metric")
+        check_metrics_fit(metrics, reference.size, registry)
         self.metrics: dict[str, Metric] = {
             name: registry.create("metric", name, options, self.facts) for name, options in metrics.items()
         }
@@ -128,7 +140,7 @@ class Evaluator:
 
     def _check(self, samples: Dataset) -> None:
         for what, wanted, got in (
-            ("pixels", tuple(self.facts.size), tuple(samples.facts.size)),
+            ("pixels", tuple(self.facts.size), tuple(measured_size(samples.facts.size))),
             ("channels", self.facts.channels, samples.channels),
         ):
             if wanted != got:
@@ -149,7 +161,8 @@ class Evaluator:
         if there:
             features = self._cache.load(description) if self._world.is_first else {}
         else:
-            self._say(f"{name}: {len(self.reference.indices[: metric.most_images])} reference images …")
+            noun = PLURAL[measured_medium(self.reference.size)]
+            self._say(f"{name}: {len(self.reference.indices[: metric.most_images])} reference {noun} …")
             features = self._collect(metric, self.reference.dataset, self.reference.indices)
             self._world.once(lambda: self._cache.store(description, features))
         self._features[name] = features or {}

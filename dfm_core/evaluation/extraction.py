@@ -39,7 +39,7 @@ def collect_features(
     image could be read.
     """
     chosen = indices[: metric.most_images]
-    blocks = all_blocks(len(chosen))[world.index :: world.size]
+    blocks = all_blocks(len(chosen), dataset.facts.size)[world.index :: world.size]
     batches = image_batches(
         dataset, chosen, device=world.device, blocks=blocks, labelled=labelled, workers=workers, warn=warn
     )

@@ -1,4 +1,4 @@
-"""Sets of images that are measured: folders and stored samples, as data sets; and any of them in batches of 8 bits."""
+"""Sets of images that are measured: folders, as data sets; and any data set, also of clips, in batches of 8 bits."""
 
 from __future__ import annotations
 
@@ -19,21 +19,28 @@ from dfm_core.errors import DataError
 from dfm_core.images import image_endings, read_image, to_uint8
 from dfm_core.interfaces.dataset import Dataset, DatasetFacts, Sample
 from dfm_core.interfaces.metric import ImageBatch
+from dfm_core.media import measured_medium, measured_size
 from dfm_core.stages import Size, format_size
 from dfm_core.training.data import UnreadableSamples, load_in_order
 
-BLOCK = 64
-"""Images that are described at once, always the same ones: so neither processes nor interruptions change a bit."""
+BLOCK, CLIP_BLOCK = 64, 8
+"""Images or clips that are described at once, always the same ones: so neither processes nor interruptions change a
+bit."""
 
-# What `dfm sample` writes beside its images.
-_BESIDE = re.compile(r"grid(_stage_\d+)?\.png|\d{4,}_stage_\d+\.png")
+_BESIDE = re.compile(r"grid(_stage_\d+)?|\d{4,}_stage_\d+|animation")
+"""Stems of the files that `dfm sample` writes beside its images."""
 
 
 class FolderOptions(BaseModel):
-    """Options of `FolderImages`. exact: images of another size are errors; else they are scaled and cropped."""
+    """Options of `FolderImages`.
+
+    exact: images of another size are errors; else they are scaled and cropped. frame_rate: of clips, in frames a
+    second; None takes every frame.
+    """
 
     path: str
     exact: bool = False
+    frame_rate: float | None = None
 
 
 class FolderImages(Dataset):
@@ -43,10 +50,11 @@ class FolderImages(Dataset):
     """
 
     options: FolderOptions
+    medium = "image"
 
     def __init__(self, options: FolderOptions, facts: DatasetFacts) -> None:
         super().__init__(options, facts)
-        self.files = image_files(Path(options.path))
+        self.files = self.find(Path(options.path))
         tops = {name.partition("/")[0] if "/" in name else "" for name in self.files}
         self._classes = () if "" in tops else tuple(sorted(tops))
 
@@ -62,21 +70,35 @@ class FolderImages(Dataset):
         """Read an image as RGB. Raises DataError for one of another size where sizes must agree."""
         name = self.files[index]
         path = Path(self.options.path, name)
-        image = read_image(path, None if self.options.exact else self.facts.size)
+        image = self.read(path, None if self.options.exact else self.facts.size)
         if tuple(image.shape[1:]) != tuple(self.facts.size):
             raise DataError(
-                f"{path} has {format_size(image.shape[1:])} pixels, the first image {format_size(self.facts.size)}; "
-                "samples of one evaluation have one size"
+                f"{path} has {format_size(image.shape[1:])} pixels, the first {self.medium} "
+                f"{format_size(self.facts.size)}; samples of one evaluation have one size"
             )
-        return {"image": image} | ({"label": self._classes.index(name.partition("/")[0])} if self._classes else {})
+        label = {"label": self._classes.index(name.partition("/")[0])} if self._classes else {}
+        return {self.medium: image, **label}
+
+    def find(self, folder: Path) -> list[str]:
+        """Relative names of what is measured, sorted. Raises DataError without any."""
+        return image_files(folder)
+
+    def read(self, path: Path, size: Size | None) -> Tensor:
+        """Read a file as (3, *size) in [-1, 1]; None: as large as it is."""
+        return read_image(path, size)
+
+    def parts(self, path: Path) -> list[Path]:
+        """The files that one of the names stands for."""
+        return [path]
 
     @cached_property
     def listing(self) -> str:
         """Digest of names, sizes and times of the files."""
         digest = hashlib.sha256()
-        for name in self.files:
-            status = Path(self.options.path, name).stat()
-            digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+        root = Path(self.options.path)
+        for path in (part for name in self.files for part in self.parts(root / name)):
+            status = path.stat()
+            digest.update(f"{path.relative_to(root).as_posix()}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
         return digest.hexdigest()[:16]
 
 
@@ -84,15 +106,20 @@ def image_files(folder: Path) -> list[str]:
     """Images below a folder, as sorted relative names with forward slashes. Raises DataError without any."""
     if not folder.is_dir():
         raise DataError(f"expected a folder of images, {folder} is none")
-    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in image_endings())
-    names = [
-        path.as_posix()
-        for path in paths
-        if not _BESIDE.fullmatch(path.name) and not any(part.startswith(".") for part in path.parts)
-    ]
+    names = [path.as_posix() for path in files_below(folder) if path.suffix.lower() in image_endings()]
     if not names:
         raise DataError(f"no images in {folder}; expected some there or in its sub-folders")
     return sorted(names)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Relative paths of the files below a folder, without hidden ones and those that `dfm sample` writes beside."""
+    paths = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    return [
+        path
+        for path in paths
+        if not _BESIDE.fullmatch(path.stem) and not any(part.startswith(".") for part in path.parts)
+    ]
 
 
 def folder_size(folder: Path) -> Size:
@@ -126,7 +153,7 @@ def image_batches(
     blocks: ranges of places; None: all of them. labelled: whether labels are wanted, where there are any. Raises
     DataError for data without images, and where more than a tenth is unreadable.
     """
-    chosen = all_blocks(len(indices)) if blocks is None else blocks
+    chosen = all_blocks(len(indices), dataset.facts.size) if blocks is None else blocks
     unreadable = UnreadableSamples(len(indices), warn)
     elements = [[indices[place] for place in block] for block in chosen]
     with closing(load_in_order(Samples(dataset), elements, list, workers)) as stream:
@@ -134,22 +161,30 @@ def image_batches(
             places = dict(zip((index for index, _ in loaded), block, strict=True))
             samples = readable(loaded, unreadable)
             if samples:
-                yield _batch(samples, places, device, labelled)
+                yield _batch(samples, places, measured_size(dataset.facts.size), device, labelled)
 
 
-def all_blocks(count: int) -> list[range]:
-    """Places 0…count − 1 in blocks."""
-    return split_range(range(count), BLOCK)
+def all_blocks(count: int, size: Size) -> list[range]:
+    """Places 0…count − 1 in blocks. size: of each image or clip; of the latter a block has fewer, as they are large."""
+    return split_range(range(count), BLOCK if measured_medium(size) == "image" else CLIP_BLOCK)
 
 
-def _batch(samples: dict[int, Sample], places: dict[int, int], device: torch.device, labelled: bool) -> ImageBatch:
-    for index, sample in samples.items():
-        if "image" not in sample:
-            raise DataError(
-                f"expected images to measure, sample {index} holds {', '.join(sorted(sample))}; give a folder of "
-                "images with --reference"
-            )
-    images = torch.stack([torch.as_tensor(sample["image"]) for sample in samples.values()])
+def picture(sample: Sample, index: int, size: Size) -> Tensor:
+    """The image (C, H, W) or clip (C, T, H, W) of a sample that is measured at `size`. Raises DataError without one."""
+    for name in ("image", "video"):
+        if name in sample:
+            found = torch.as_tensor(sample[name])
+            return found.squeeze(1) if found.ndim == 4 and len(size) == 2 else found
+    raise DataError(
+        f"expected images or clips to measure, sample {index} holds {', '.join(sorted(sample))}; give a folder of them "
+        "with --reference"
+    )
+
+
+def _batch(
+    samples: dict[int, Sample], places: dict[int, int], size: Size, device: torch.device, labelled: bool
+) -> ImageBatch:
+    images = torch.stack([picture(sample, index, size) for index, sample in samples.items()])
     values: list[Any] = [sample.get("label") for sample in samples.values()]
     known = labelled and all(value is not None for value in values)
     labels = torch.tensor([int(value) for value in values], device=device) if known else None

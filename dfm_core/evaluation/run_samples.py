@@ -15,7 +15,7 @@ from dfm_core.config.settings import SamplingSettings
 from dfm_core.evaluation.sample_store import SampleStore, StoredSamples, digest_of
 from dfm_core.generation import generate_images
 from dfm_core.interfaces.autoencoder import state_digest
-from dfm_core.interfaces.dataset import DatasetFacts
+from dfm_core.media import measured_size
 from dfm_core.model import Model
 from dfm_core.training.distributed import World, check_same
 
@@ -54,14 +54,15 @@ def generate_samples(
     batch_size: int,
     report: Callable[[int, int], None] = lambda made, total: None,
 ) -> tuple[StoredSamples, dict[str, Any]]:
-    """Make what is missing of `num` images below `root`, every process its own; return them and their request.
+    """Make what is missing of `num` images or clips below `root`, every process its own; return them and their request.
 
     Image i depends on (seed, i) and its class, the classes taking turns; so nothing is made twice, and nothing depends
-    on interruptions. All processes must call.
+    on interruptions. Clips of one frame are kept as images. All processes must call.
     """
     request = sample_request(model, cfg, seed, solver)
     check_same(world, request)
-    store = SampleStore(root, request)
+    size = measured_size(model.composition.config.stages[-1])
+    store = SampleStore(root, request, size)
 
     def generate(part: range) -> tuple[Tensor, list[int] | None]:
         starts = range(part.start, part.stop, batch_size)
@@ -72,10 +73,11 @@ def generate_samples(
             for start in starts
         ]
         classes = model.labels_for(part.stop)
-        return torch.cat(images), None if classes is None else classes[part.start :]
+        made = torch.cat(images)
+        made = made.squeeze(2) if made.ndim > 2 + len(size) else made
+        return made, None if classes is None else classes[part.start :]
 
     store.fill(num, generate, world, report)
-    facts = DatasetFacts(model.composition.config.stages[-1], "train", 0)
-    samples = StoredSamples(store, num, facts, model.classes)
+    samples = StoredSamples(store, num, model.classes)
     samples.channels = model.composition.data.channels
     return samples, request

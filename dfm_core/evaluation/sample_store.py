@@ -1,4 +1,4 @@
-"""Generated images on disk, with what they were made with: image i is made once, whoever asks for it."""
+"""Generated images or clips on disk, with what they were made with: each is made once, whoever asks for it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from dfm_core.images import to_uint8
 from dfm_core.interfaces.dataset import Dataset, DatasetFacts, Sample
 from dfm_core.latent_shards import write_json
 from dfm_core.plugins import Options
+from dfm_core.stages import Size
 from dfm_core.training.distributed import World
 
 REQUEST_FILE = "request.json"
@@ -30,7 +31,7 @@ _FILE = re.compile(r"(\d+)-(\d+)\.safetensors")
 _NAME = "{:08d}-{:08d}.safetensors"
 
 Generate = Callable[[range], tuple[Tensor, list[int] | None]]
-"""Images [B, C, H, W] in [-1, 1] of a range of indices, and their classes, if any."""
+"""Images (B, C, H, W) or clips (B, C, T, H, W) in [-1, 1] of a range of indices, and their classes, if any."""
 
 
 def digest_of(values: Mapping[str, Any]) -> str:
@@ -39,11 +40,11 @@ def digest_of(values: Mapping[str, Any]) -> str:
 
 
 class SampleStore:
-    """A folder of files `first-stop.safetensors` with 8-bit images, for one request."""
+    """A folder of files `first-stop.safetensors` with images or clips in 8 bits, for one request."""
 
-    def __init__(self, root: Path, request: Mapping[str, Any]) -> None:
-        """Name the folder below `root` after the request: plain data, all that the images depend on."""
-        self.folder, self.request = root / digest_of(request), request
+    def __init__(self, root: Path, request: Mapping[str, Any], size: Size) -> None:
+        """Name the folder below `root` after the request: plain data, all that the images depend on. size: of each."""
+        self.folder, self.request, self.size = root / digest_of(request), request, size
 
     def ranges(self) -> list[range]:
         """Indices of the images that are there, one range a file, in order."""
@@ -54,7 +55,7 @@ class SampleStore:
         """Indices below `num` that are not there, in ranges within blocks."""
         there = {index for part in self.ranges() for index in part}
         gaps: list[range] = []
-        for block in all_blocks(num):
+        for block in all_blocks(num, self.size):
             start = block.start
             for index in (*block, block.stop):
                 if index == block.stop or index in there:
@@ -108,8 +109,8 @@ def save_complete(path: Path, tensors: Mapping[str, Tensor]) -> None:
 class StoredSamples(Dataset):
     """The first `num` images of a store."""
 
-    def __init__(self, store: SampleStore, num: int, facts: DatasetFacts, classes: tuple[str, ...]) -> None:
-        super().__init__(Options(), facts)
+    def __init__(self, store: SampleStore, num: int, classes: tuple[str, ...]) -> None:
+        super().__init__(Options(), DatasetFacts(store.size, "train", 0))
         self._num, self._classes, self._folder = num, classes, store.folder
         self._ranges = store.ranges()
 
@@ -122,10 +123,11 @@ class StoredSamples(Dataset):
         return self._num
 
     def load(self, index: int, epoch: int) -> Sample:
-        """Image and label `index`."""
+        """Image or clip, and label, `index`."""
         part = self._ranges[bisect.bisect_right([part.start for part in self._ranges], index) - 1]
         tensors = _read(self._folder / _NAME.format(part.start, part.stop))
-        sample: Sample = {"image": tensors["images"][index - part.start].float() / 127.5 - 1}
+        values = tensors["images"][index - part.start].float() / 127.5 - 1
+        sample: Sample = {"image" if values.ndim == 3 else "video": values}
         if "labels" in tensors:
             sample["label"] = int(tensors["labels"][index - part.start])
         return sample

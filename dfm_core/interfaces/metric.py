@@ -1,4 +1,8 @@
-"""Kind `metric`: how good a set of images is, on its own or against a reference. No part of a run."""
+"""Kind `metric`: how good a set of images or clips is, on its own or against a reference. No part of a run.
+
+What is said of images holds for clips, (C, T, H, W), where the spec's `media` holds "video"; a clip of one frame is
+measured as an image.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +28,8 @@ Values = dict[str, float]
 class MetricFacts:
     """What core computes for a metric.
 
-    size: height × width of the images. channels: of the images. classes: names of the labels that images may have;
-    empty without any. device: where images come from, and networks belong.
+    size: height × width of the images, frames × height × width of clips. channels: of the images. classes: names of the
+    labels that images may have; empty without any. device: where images come from, and networks belong.
     """
 
     size: Size
@@ -38,8 +42,8 @@ class MetricFacts:
 class ImageBatch:
     """Images to describe.
 
-    images: (B, C, H, W) float32 in [-1, 1], of 8 bits, on facts.device. labels: (B,) int64, None without. indices:
-    the place of each in its set: what is random about an image derives from it.
+    images: (B, C, H, W), clips (B, C, T, H, W), float32 in [-1, 1], of 8 bits, on facts.device. labels: (B,) int64,
+    None without. indices: the place of each in its set: what is random about an image derives from it.
     """
 
     images: Tensor
@@ -76,8 +80,8 @@ class Metric(ABC):
     def prepare(self, reference: Iterable[ImageBatch]) -> dict[str, Tensor]:
         """Learn from the reference what features need, and return it as a state; default: nothing.
 
-        reference: batches of (B, C, H, W) in their order, loaded as they are asked for. The state holds tensors of any
-        shapes. Called once; the state is kept.
+        reference: batches of (B, C, *spatial) in their order, loaded as they are asked for. The state holds tensors of
+        any shapes. Called once; the state is kept.
         """
         return {}
 

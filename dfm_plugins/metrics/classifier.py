@@ -14,6 +14,7 @@ from dfm_core.errors import DataError
 from dfm_core.interfaces.autoencoder import state_digest
 from dfm_core.interfaces.metric import ImageBatch, MetricFacts
 from dfm_core.randomness import derive_generator
+from dfm_plugins.metrics.frames import as_frames, is_of_clips, noun_of
 from dfm_plugins.metrics.frechet import Extractor, FrechetDistance
 from dfm_plugins.metrics.specs import ClassifierFrechetOptions, ClassifierOptions
 
@@ -26,19 +27,23 @@ _LEARNING_RATE = 3e-3
 
 
 class Classifier(nn.Module):
-    """Three convolutions of stride 2, the mean over places as features (B, 64), and a linear layer on top."""
+    """Three convolutions of stride 2, the mean over places as features (B, 64), and a linear layer on top.
 
-    def __init__(self, channels: int, classes: int) -> None:
+    Of clips, the convolutions are those of three dimensions, and the mean is also over time.
+    """
+
+    def __init__(self, channels: int, classes: int, clips: bool = False) -> None:
         super().__init__()
-        convolutions = [nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise((channels, *WIDTHS))]
+        kind = nn.Conv3d if clips else nn.Conv2d
+        convolutions = [kind(a, b, 3, stride=2, padding=1) for a, b in pairwise((channels, *WIDTHS))]
         norms = [nn.GroupNorm(8, width) for width in WIDTHS]
         layers = zip(convolutions, norms, strict=True)
         self.body = nn.Sequential(*(part for pair in layers for part in (*pair, nn.SiLU())))
         self.head = nn.Linear(WIDTHS[-1], classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """Describe images (B, C, H, W) by (B, 64)."""
-        described: Tensor = self.body(images).mean((-2, -1))
+        """Describe images (B, C, *spatial) by (B, 64)."""
+        described: Tensor = self.body(images).mean(tuple(range(2, images.ndim)))
         return described
 
     def forward(self, images: Tensor) -> Tensor:
@@ -50,7 +55,8 @@ class Classifier(nn.Module):
 class ClassifierFeatures(Extractor):
     """Features of a classifier of the reference's classes; without labels, of one that tells how an image is turned.
 
-    Gidaris et al. 2018 for the latter: by 0, 1, 2 or 3 quarter turns.
+    Gidaris et al. 2018 for the latter: by 0, 1, 2 or 3 quarter turns. Of clips it also tells whether the frames are in
+    their order or shuffled, after Misra et al. 2016.
     """
 
     name, dimensions = "classifier", WIDTHS[-1]
@@ -63,11 +69,11 @@ class ClassifierFeatures(Extractor):
     def _untrained(self) -> Classifier:
         """Weights and biases uniform within ±1/√inputs, as PyTorch's own layers begin."""
         with torch.device("meta"):
-            network = Classifier(self.facts.channels, len(self.facts.classes) or TURNS)
+            network = Classifier(self.facts.channels, self._answers, self._clips)
         network.to_empty(device="cpu")
         generator = derive_generator(self.options.seed, "classifier")
         for layer in network.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
+            if isinstance(layer, nn.Conv2d | nn.Conv3d | nn.Linear):
                 reach = layer.weight[0].numel() ** -0.5
                 for parameter in (layer.weight, layer.bias):
                     nn.init.uniform_(cast(Tensor, parameter), -reach, reach, generator=generator)
@@ -76,9 +82,20 @@ class ClassifierFeatures(Extractor):
         return network.to(self.facts.device)
 
     @property
+    def _clips(self) -> bool:
+        return is_of_clips(self.facts)
+
+    @property
+    def _answers(self) -> int:
+        return len(self.facts.classes) or (2 * TURNS if self._clips else TURNS)
+
+    @property
     def variant(self) -> Mapping[str, str | int | float]:
         """What it was trained for, with which seed, and how well it does on images that it was not trained on."""
         task = f"{len(self.facts.classes)} classes" if self.facts.classes else "quarter turns of unlabelled images"
+        if self._clips:
+            unlabelled = "quarter turns and shuffled frames of unlabelled clips"
+            task = f"{task} of clips" if self.facts.classes else unlabelled
         return {
             "network": f"classifier of {task}",
             "seed": self.options.seed,
@@ -116,7 +133,7 @@ class ClassifierFeatures(Extractor):
             if count >= self.options.training_images:
                 break
         if count < 2:
-            raise DataError(f"the classifier needs at least 2 reference images, got {count}")
+            raise DataError(f"the classifier needs at least 2 reference {noun_of(self.facts)}, got {count}")
         number = self.options.training_images
         together = torch.cat(images)[:number]
         if not self.facts.classes:
@@ -144,6 +161,10 @@ class ClassifierFeatures(Extractor):
             return images, labels
         turns = torch.randint(TURNS, (len(images),), generator=generator)
         turned = [torch.rot90(image, int(turn), (-2, -1)) for image, turn in zip(images, turns, strict=True)]
+        if self._clips:
+            shuffles = torch.randint(2, (len(images),), generator=generator)
+            turned = [shuffled(c, generator) if s else c for c, s in zip(turned, shuffles, strict=True)]
+            turns = turns + TURNS * shuffles
         return torch.stack(turned), turns.to(images.device)
 
     def _measure(self, network: Classifier, images: Tensor, labels: Tensor | None) -> float:
@@ -163,16 +184,26 @@ class ClassifierFrechetDistance(FrechetDistance):
         super().__init__(options, facts, ClassifierFeatures(options, facts), "fd")
 
 
+def shuffled(clip: Tensor, generator: torch.Generator) -> Tensor:
+    """A clip (C, T, H, W) with its frames in another order; one of two frames or more."""
+    frames = clip.shape[1]
+    order = torch.randperm(frames, generator=generator)
+    if torch.equal(order, torch.arange(frames)):
+        order = order.roll(1)
+    return clip[:, order.to(clip.device)]
+
+
 def shrunk(images: Tensor, short_side: int) -> Tensor:
-    """Images whose short side is at most so long, shrunk with antialiasing."""
+    """Images (B, C, H, W), or clips (B, C, T, H, W), whose short side is at most so long, shrunk with antialiasing."""
     height, width = images.shape[-2:]
     if min(height, width) <= short_side:
         return images
     size = [round(length * short_side / min(height, width)) for length in (height, width)]
-    return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+    frames = F.interpolate(as_frames(images), size, mode="bilinear", antialias=True, align_corners=False)
+    return frames if images.ndim == 4 else frames.unflatten(0, (len(images), -1)).transpose(1, 2)
 
 
 def centre(images: Tensor, length: int) -> Tensor:
-    """The square in the middle of images (B, C, H, W)."""
+    """The square in the middle of images (B, C, *, H, W)."""
     top, left = ((side - length) // 2 for side in images.shape[-2:])
     return images[..., top : top + length, left : left + length]

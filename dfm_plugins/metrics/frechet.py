@@ -12,19 +12,24 @@ from torch import Tensor
 
 from dfm_core.errors import UsageError
 from dfm_core.interfaces.metric import Features, ImageBatch, Metric, MetricFacts, Values
+from dfm_plugins.metrics.frames import noun_of
 
 FEATURES = "features"
 
 
 class Extractor(ABC):
-    """Images to feature vectors. name: for messages. dimensions: of a vector."""
+    """Images or clips to feature vectors.
+
+    name: for messages. dimensions: of a vector. vectors: how many an image or clip has.
+    """
 
     name: str
     dimensions: int
+    vectors: int = 1
 
     @abstractmethod
     def __call__(self, batch: ImageBatch) -> Tensor:
-        """Return features (B, dimensions)."""
+        """Return features (B, dimensions), or (B, vectors, dimensions) of several."""
 
     @property
     @abstractmethod
@@ -61,7 +66,7 @@ class FeatureMetric(Metric):
 
     @torch.no_grad()
     def features(self, batch: ImageBatch) -> Features:
-        """{"features": (B, dimensions)}."""
+        """{"features": (B, dimensions)}, of several vectors (B, vectors, dimensions)."""
         return {FEATURES: self.extractor(batch).float().cpu()}
 
 
@@ -79,12 +84,14 @@ class FrechetDistance(FeatureMetric):
 
     def warnings(self, reference: int, samples: int) -> list[str]:
         """Fewer images than dimensions leave most of a covariance unknown."""
-        few = {"samples": samples, "reference images": reference}
+        noun, vectors = noun_of(self.facts), self.extractor.vectors
+        few = {"samples": samples, f"reference {noun}": reference}
+        each = f" of {vectors} frames" if vectors > 1 else ""
         return [
-            f"{self.key}: {count} {what} for features of {self.extractor.dimensions} dimensions: their covariance is "
-            "mostly a guess, and the distance too large; take more images"
+            f"{self.key}: {count} {what}{each} for features of {self.extractor.dimensions} dimensions: their "
+            f"covariance is mostly a guess, and the distance too large; take more {noun}"
             for what, count in few.items()
-            if count <= self.extractor.dimensions
+            if count * vectors <= self.extractor.dimensions
         ]
 
 
@@ -97,10 +104,13 @@ class Gaussian:
 
 
 def gaussian_of(features: Tensor) -> Gaussian:
-    """Fit a Gaussian to features (N, D), the covariance with N − 1. Raises UsageError for less than two."""
+    """Fit a Gaussian to features (N, D) or (N, vectors, D), the covariance with their number less one.
+
+    Raises UsageError for less than two of N.
+    """
     if len(features) < 2:
-        raise UsageError(f"a Fréchet distance needs at least 2 images of either set, got {len(features)}")
-    values = features.double()
+        raise UsageError(f"a Fréchet distance needs at least 2 images or clips of either set, got {len(features)}")
+    values = features.flatten(0, -2).double()
     mean = values.mean(0)
     rows = (values - mean) / (len(values) - 1) ** 0.5
     return Gaussian(mean, torch.linalg.qr(rows, mode="r").R if len(rows) > rows.shape[1] else rows)

@@ -11,13 +11,16 @@ from torch import Tensor
 
 from dfm_core.errors import UsageError
 from dfm_core.interfaces.metric import Features, ImageBatch, MetricFacts, Values
+from dfm_plugins.metrics.frames import as_frames, spread
 from dfm_plugins.metrics.frechet import FEATURES, Extractor, FeatureMetric, FrechetDistance
 from dfm_plugins.metrics.inception_network import FEATURES as DIMENSIONS
 from dfm_plugins.metrics.inception_network import FidInception
-from dfm_plugins.metrics.specs import FidOptions, InceptionOptions, InceptionScoreOptions
+from dfm_plugins.metrics.specs import FidOptions, FrameFidOptions, InceptionOptions, InceptionScoreOptions
 from dfm_plugins.metrics.weights import file_digest, load_state
 
 SIDE = 299
+_AT_ONCE = 64
+"""Frames that the network gets at once."""
 
 
 class InceptionFeatures(Extractor):
@@ -41,9 +44,32 @@ class InceptionFeatures(Extractor):
 
     def __call__(self, batch: ImageBatch) -> Tensor:
         """Return features (B, 2048)."""
-        images = batch.images.expand(-1, 3, -1, -1)
-        features: Tensor = self.network(resized(images, self.options.resize))
+        return self.describe(batch.images)
+
+    def describe(self, images: Tensor) -> Tensor:
+        """Features (B, 2048) of images (B, 1 or 3, H, W)."""
+        features: Tensor = self.network(resized(images.expand(-1, 3, -1, -1), self.options.resize))
         return features
+
+
+class FrameInceptionFeatures(InceptionFeatures):
+    """Those of the frames of clips, each a vector of its own: of all frames, or of some at equal distances."""
+
+    def __init__(self, options: FrameFidOptions, facts: MetricFacts, metric: str) -> None:
+        super().__init__(options, facts, metric)
+        self._places = spread(facts.size[0], options.frames and min(options.frames, facts.size[0]))
+        self.vectors = len(self._places)
+
+    @property
+    def variant(self) -> Mapping[str, str | int | float]:
+        """Beside the network, how many frames of a clip are looked at."""
+        return {**super().variant, "frames": self.vectors}
+
+    def __call__(self, batch: ImageBatch) -> Tensor:
+        """Return features (B, frames, 2048)."""
+        frames = as_frames(batch.images[:, :, self._places])
+        described = torch.cat([self.describe(part) for part in frames.split(_AT_ONCE)])
+        return described.unflatten(0, (-1, self.vectors))
 
 
 def empty_network() -> FidInception:
@@ -61,14 +87,14 @@ def resized(images: Tensor, way: str) -> Tensor:
     """
     if way == "pytorch":
         return F.interpolate(images, (SIDE, SIDE), mode="bilinear", align_corners=False)
-    rows, columns = (_legacy_weights(length).to(images) for length in images.shape[-2:])
+    rows, columns = (legacy_weights(length, SIDE).to(images) for length in images.shape[-2:])
     values = (images * 127.5 - 0.5) / 128  # = (x − 128)/128 for x = 127.5·(v + 1)
     return rows @ values @ columns.T
 
 
-def _legacy_weights(length: int) -> Tensor:
-    """Weights (299, length) of one axis."""
-    places = torch.arange(SIDE, dtype=torch.float64) * length / SIDE
+def legacy_weights(length: int, side: int) -> Tensor:
+    """Weights (side, length) with which `resize_bilinear` of TensorFlow 1 resizes one axis."""
+    places = torch.arange(side, dtype=torch.float64) * length / side
     low = places.floor().long().clamp(max=length - 1)
     high = (low + 1).clamp(max=length - 1)
     share = (places - low)[:, None]
@@ -83,6 +109,15 @@ class FrechetInceptionDistance(FrechetDistance):
 
     def __init__(self, options: FidOptions, facts: MetricFacts) -> None:
         super().__init__(options, facts, InceptionFeatures(options, facts, "fid"), "fid")
+
+
+class FrameFrechetInceptionDistance(FrechetDistance):
+    """FID of the frames of clips. An interval draws clips anew, not frames: those of a clip are alike."""
+
+    options: FrameFidOptions
+
+    def __init__(self, options: FrameFidOptions, facts: MetricFacts) -> None:
+        super().__init__(options, facts, FrameInceptionFeatures(options, facts, "frame_fid"), "frame_fid")
 
 
 class InceptionScore(FeatureMetric):

@@ -29,6 +29,12 @@ class SpectrumOptions(Options):
     resamples: int = Field(default=MANY_RESAMPLES, ge=0, description="Bootstrap samples of the interval.")
 
 
+class MotionOptions(Options):
+    """Options of `motion`."""
+
+    resamples: int = Field(default=MANY_RESAMPLES, ge=0, description="Bootstrap samples of the interval.")
+
+
 class ClassifierOptions(Options):
     """How the small classifier is made."""
 
@@ -63,6 +69,37 @@ class InceptionOptions(Options):
 
 class FidOptions(InceptionOptions, FrechetOptions):
     """Options of `fid`."""
+
+
+class FrameFidOptions(FidOptions):
+    """Options of `frame_fid`."""
+
+    frames: int | None = Field(
+        default=None, ge=1, description="Most frames of a clip, at equal distances; null: all of them."
+    )
+
+
+class FvdOptions(FrechetOptions):
+    """Options of `fvd`."""
+
+    path: Path = Field(
+        description="Weights of I3D, a state dict as .safetensors or .pth; of VideoMAE the folder that transformers "
+        "has saved."
+    )
+    network: Literal["i3d", "videomae"] = Field(default="i3d", description="Whose features.")
+    features: Literal["logits", "pooled"] = Field(
+        default="logits", description="Of I3D: the 400 logits, as in the paper, or the 1024 features before them."
+    )
+    resize: Literal["tensorflow", "pytorch"] = Field(
+        default="tensorflow", description="Of I3D: to 224×224 as the original code did it, or as ports to PyTorch do."
+    )
+
+    @model_validator(mode="after")
+    def _options_are_of_the_network(self) -> FvdOptions:
+        given = sorted({"features", "resize"} & self.model_fields_set)
+        if self.network == "videomae" and given:
+            raise ValueError(f"{given[0]}: this is an option of i3d; leave it out with network videomae")
+        return self
 
 
 class InceptionScoreOptions(InceptionOptions):
@@ -115,6 +152,7 @@ class ClipOptions(Options):
 
 
 _FID = "Heusel et al. 2017, arXiv:1706.08500"
+_BOTH, _CLIPS = frozenset({"image", "video"}), frozenset({"video"})
 
 SPECS = [
     MetricSpec(
@@ -124,6 +162,7 @@ SPECS = [
         options=SwdOptions,
         reference="Karras et al. 2018, arXiv:1710.10196, section 5",
         by_default=True,
+        media=_BOTH,
     ),
     MetricSpec(
         name="spectrum",
@@ -131,6 +170,7 @@ SPECS = [
         factory="dfm_plugins.metrics.spectrum:SpectrumDistance",
         options=SpectrumOptions,
         by_default=True,
+        media=_BOTH,
     ),
     MetricSpec(
         name="fd",
@@ -139,6 +179,15 @@ SPECS = [
         options=ClassifierFrechetOptions,
         reference=f"The distance of FID ({_FID}); without labels, the classifier of Gidaris et al. 2018",
         by_default=True,
+        media=_BOTH,
+    ),
+    MetricSpec(
+        name="motion",
+        summary="Difference in how much clips change from frame to frame, in decibels; needs no weights.",
+        factory="dfm_plugins.metrics.motion:MotionDistance",
+        options=MotionOptions,
+        by_default=True,
+        media=_CLIPS,
     ),
     MetricSpec(
         name="fid",
@@ -146,6 +195,22 @@ SPECS = [
         factory="dfm_plugins.metrics.inception:FrechetInceptionDistance",
         options=FidOptions,
         reference=_FID,
+    ),
+    MetricSpec(
+        name="frame_fid",
+        summary="Fréchet distance of Inception features of the frames of clips.",
+        factory="dfm_plugins.metrics.inception:FrameFrechetInceptionDistance",
+        options=FrameFidOptions,
+        reference=_FID,
+        media=_CLIPS,
+    ),
+    MetricSpec(
+        name="fvd",
+        summary="Fréchet distance of features of whole clips, of I3D or VideoMAE.",
+        factory="dfm_plugins.metrics.fvd:FrechetVideoDistance",
+        options=FvdOptions,
+        reference="Unterthiner et al. 2018, arXiv:1812.01717; with VideoMAE, Ge et al. 2024, arXiv:2404.12391",
+        media=_CLIPS,
     ),
     MetricSpec(
         name="is",

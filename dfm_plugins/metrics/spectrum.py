@@ -18,7 +18,7 @@ class SpectrumDistance(Metric):
     """Mean over octaves of |10·log₁₀(power of the samples / power of the reference)|, in decibels.
 
     `spectrum_1` is the octave that ends at the Nyquist frequency, the last one all that is below; they keep their sign:
-    positive where the samples have more power.
+    positive where the samples have more power. Of clips: the power of their frames, averaged.
     """
 
     options: SpectrumOptions
@@ -26,12 +26,12 @@ class SpectrumDistance(Metric):
     def __init__(self, options: SpectrumOptions, facts: MetricFacts) -> None:
         super().__init__(options, facts)
         self.resamples = options.resamples
-        self._masks = octaves(facts.size, options.bands)
+        self._masks = octaves(facts.size[-2:], options.bands)
 
     def features(self, batch: ImageBatch) -> Features:
         """Power of every band: {"power": (B, bands)}."""
         images = batch.images - batch.images.mean((-2, -1), keepdim=True)
-        power = torch.fft.fft2(images * window(images)).abs().square().mean(1)
+        power = torch.fft.fft2(images * window(images)).abs().square().flatten(1, -3).mean(1)
         masks = self._masks.to(power)
         return {"power": torch.einsum("bhw,khw->bk", power, masks / masks.sum((1, 2), keepdim=True)).double().cpu()}
 

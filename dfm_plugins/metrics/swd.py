@@ -15,6 +15,7 @@ from dfm_core.errors import UsageError
 from dfm_core.interfaces.metric import Features, ImageBatch, Metric, MetricFacts, Values
 from dfm_core.randomness import derive_generator
 from dfm_core.stages import Size, format_size
+from dfm_plugins.metrics.frames import as_frames, noun_of
 from dfm_plugins.metrics.specs import SwdOptions
 
 PATCH = 7
@@ -25,42 +26,54 @@ _SCALE = 1e3
 
 
 class SlicedWassersteinDistance(Metric):
-    """128 patches of 7×7 an image and level, 512 directions, × 1000; images of less than 32 pixels have one level."""
+    """128 patches of 7×7 an image and level, 512 directions, × 1000; images of less than 32 pixels have one level.
+
+    Of a clip, each patch is one of any of its frames.
+    """
 
     options: SwdOptions
 
     def __init__(self, options: SwdOptions, facts: MetricFacts) -> None:
         super().__init__(options, facts)
-        if min(facts.size) < PATCH:
-            raise UsageError(f"metric swd: expected images of at least {PATCH}×{PATCH}, got {format_size(facts.size)}")
+        if min(facts.size[-2:]) < PATCH:
+            raise UsageError(
+                f"metric swd: expected {noun_of(facts)} of at least {PATCH}×{PATCH}, got {format_size(facts.size)}"
+            )
         self.most_images = options.images
 
     @property
     def levels(self) -> list[Size]:
         """Sizes of the pyramid's levels, fine to coarse: halved while the short side stays at least 16."""
-        sizes = [self.facts.size]
+        sizes = [self.facts.size[-2:]]
         while min(sizes[-1]) // 2 >= COARSEST:
             sizes.append(tuple((length + 1) // 2 for length in sizes[-1]))
         return sizes
 
     def features(self, batch: ImageBatch) -> Features:
         """Patches at random places: "HxW" -> (B, patches, 49·C)."""
-        pyramid = laplacian_pyramid(batch.images, len(self.levels))
+        pyramid = laplacian_pyramid(as_frames(batch.images), len(self.levels))
         return {
             format_size(size): torch.stack(
-                [self._patches(image, index, level) for image, index in zip(images, batch.indices, strict=True)]
+                [
+                    self._patches(frames, index, level)
+                    for frames, index in zip(levels.chunk(len(batch.indices)), batch.indices, strict=True)
+                ]
             ).cpu()
-            for level, (size, images) in enumerate(zip(self.levels, pyramid, strict=True))
+            for level, (size, levels) in enumerate(zip(self.levels, pyramid, strict=True))
         }
 
-    def _patches(self, image: Tensor, index: int, level: int) -> Tensor:
-        """Patches (patches, C·49) of an image (C, H, W); their places depend on (seed, index, level)."""
+    def _patches(self, frames: Tensor, index: int, level: int) -> Tensor:
+        """Patches (patches, C·49) of the frames (T, C, H, W) of a clip, or the one of an image.
+
+        Their places depend on (seed, index, level).
+        """
         generator = derive_generator(self.options.seed, "patches", index, level)
-        windows = image.unfold(1, PATCH, 1).unfold(2, PATCH, 1)
-        rows, columns = (
-            torch.randint(count, (self.options.patches,), generator=generator) for count in windows.shape[1:3]
+        windows = frames.unfold(2, PATCH, 1).unfold(3, PATCH, 1)
+        rows, columns, times = (
+            torch.randint(count, (self.options.patches,), generator=generator)
+            for count in (*windows.shape[2:4], len(frames))
         )
-        return rearrange(windows[:, rows, columns], "c n h w -> n (c h w)")
+        return rearrange(windows[times, :, rows, columns], "n c h w -> n (c h w)")
 
     def against(self, reference: Features) -> Callable[[Features], Values]:
         """Mean over the levels, then each level; of the first n images where one set has more than the other."""

@@ -29,7 +29,6 @@ from dfm_core.evaluation.image_sets import (
 from dfm_core.evaluation.measuring import interval, real_score
 from dfm_core.evaluation.reference_cache import ReferenceCache
 from dfm_core.evaluation.sample_store import SampleStore, StoredSamples
-from dfm_core.interfaces.dataset import DatasetFacts
 from dfm_core.interfaces.metric import Metric
 from dfm_core.model import Model, load
 from dfm_core.plugins.registry import Registry
@@ -309,7 +308,7 @@ def test_sets_of_other_sizes_are_refused(settings: EvaluationSettings, tmp_path:
 
 
 def test_gaps_are_found_within_blocks(tmp_path: Path) -> None:
-    store = SampleStore(tmp_path, {"a": 1})
+    store = SampleStore(tmp_path, {"a": 1}, (8, 8))
     store.folder.mkdir(parents=True)
     assert [(part.start, part.stop) for part in store.missing(130)] == [(0, 64), (64, 128), (128, 130)]
     for name in ("00000010-00000020", "00000064-00000128"):
@@ -319,10 +318,10 @@ def test_gaps_are_found_within_blocks(tmp_path: Path) -> None:
 
 
 def test_a_broken_file_of_samples_is_named(tmp_path: Path) -> None:
-    store = SampleStore(tmp_path, {"a": 1})
+    store = SampleStore(tmp_path, {"a": 1}, (8, 8))
     store.folder.mkdir(parents=True)
     (store.folder / "00000000-00000002.safetensors").write_bytes(b"no samples")
-    samples = StoredSamples(store, 2, DatasetFacts((8, 8), "train", 0), ())
+    samples = StoredSamples(store, 2, ())
     with pytest.raises(DataError, match="remove the file and evaluate again"):
         samples.load(0, 0)
 

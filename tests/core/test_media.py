@@ -18,6 +18,7 @@ from dfm_core.errors import CompositionError, UsageError
 from dfm_core.evaluation.evaluation import EvaluationSettings, evaluate_model
 from dfm_core.images import save_png, to_pixels
 from dfm_core.interfaces.backbone import Backbone
+from dfm_core.media import check_metrics_fit, measured_medium, measured_size
 from dfm_core.plugins.registry import Registry, default_registry
 from dfm_core.training.distributed import World
 
@@ -137,10 +138,31 @@ def test_shards_of_images_in_a_run_of_clips(tmp_path: Path) -> None:
         assembler(**{**CLIPS, "dataset": choice}).dataset()
 
 
-def test_clips_are_not_measured_and_that_is_said(tmp_path: Path) -> None:
+def test_metrics_of_images_for_clips_and_the_reverse(tmp_path: Path) -> None:
     model = dfm.build(**CLIPS, device="cpu")
-    with pytest.raises(CompositionError, match="expected a model of images, got one of clips .stages 4x8x8,4x16x16."):
-        evaluate_model(model, tmp_path, EvaluationSettings(metrics={"spectrum": {}}), World())
-    settings = ComparisonConfig.model_validate({"base": CLIPS, "variants": {"a": {}}, "budget": {"steps": 1}})
-    with pytest.raises(CompositionError, match="no way to measure clips yet"):
-        make_plan(settings, default_registry())
+    with pytest.raises(CompositionError) as caught:
+        evaluate_model(model, tmp_path, EvaluationSettings(metrics={"fid": {}, "spectrum": {}, "is": {}}), World())
+    assert str(caught.value).splitlines() == [
+        "clips of 4x16x16 are measured, which not every metric takes:",
+        "metric 'fid' is for images",
+        "metric 'is' is for images",
+        "for clips: swd, spectrum, fd, motion, frame_fid, fvd (--metrics)",
+    ]
+    assert not list(tmp_path.iterdir())
+    for base, names in (({"stages": [8, 16]}, ["motion"]), (CLIPS, ["fid"])):
+        metrics = [{"name": name, "options": {"path": "x"} if name == "fid" else {}} for name in names]
+        asked = {"base": base, "variants": {"a": {}}, "budget": {"steps": 1}, "evaluation": {"metrics": metrics}}
+        with pytest.raises(CompositionError, match=f"metric '{names[0]}' is for"):
+            make_plan(ComparisonConfig.model_validate(asked), default_registry())
+
+
+def test_a_comparison_of_clips_has_their_metrics() -> None:
+    settings = {"base": {**CLIPS, "device": "cpu"}, "variants": {"a": {}}, "budget": {"steps": 1}}
+    plan = make_plan(ComparisonConfig.model_validate(settings), default_registry())
+    assert [metric.name for metric in plan.metrics] == ["swd", "spectrum", "fd", "motion"]
+
+
+def test_a_clip_of_one_frame_is_measured_as_an_image() -> None:
+    assert measured_size((1, 16, 24)) == measured_size((16, 24)) == (16, 24)
+    assert [measured_medium(size) for size in ((1, 8, 8), (8, 8), (2, 8, 8))] == ["image", "image", "video"]
+    check_metrics_fit(["swd", "fid"], (1, 16, 16), default_registry())
