@@ -8,12 +8,13 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Annotated, Literal, NoReturn
 
 import typer
 from typer.main import get_command
 
+from dfm_core.cli.interrupt import INTERRUPTED, say_interrupted, termination_as_interrupt
 from dfm_core.cli.launch import (
     end_without_finalization,
     hand_to_launcher,
@@ -25,7 +26,6 @@ from dfm_core.cli.lazy import LazyCommand, lazy_group
 from dfm_core.cli.output import error, output_options, output_session, warning
 from dfm_core.errors import DFMError
 
-INTERRUPTED = 130
 COMMANDS = {
     "train": LazyCommand("dfm_core.cli.train:train", "Train a model."),
     "sample": LazyCommand("dfm_core.cli.sample:sample", "Generate images or clips."),
@@ -101,7 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A busy neighbour slows torch's spinning threads tenfold; read when OpenMP starts.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     _tolerate_narrow_encodings()
-    with output_session(), _warnings_of_the_library():
+    # One of several processes may wait for the others, where no handler is heard: it ends as the system ends it.
+    alone = number_of_processes() == 1
+    with output_session(), _warnings_of_the_library(), termination_as_interrupt() if alone else nullcontext():
         try:
             remember_arguments(sys.argv[1:] if arguments is None else arguments)
             get_command(app)(args=arguments, prog_name="dfm")
@@ -110,6 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except DFMError as failure:
             return _fail(str(failure), failure, failure.exit_code)
         except KeyboardInterrupt:
+            say_interrupted()
             return INTERRUPTED
         except Exception as failure:
             return _fail(_unforeseen(failure), failure, 1)

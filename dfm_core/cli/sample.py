@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -117,7 +118,7 @@ def report(
 
 @contextmanager
 def new_folder(output: Path | None, run: Path) -> Iterator[Path]:
-    """Make the folder for the images before the work begins: `output`, or a numbered one; gone again if left empty."""
+    """Make the folder for the images before the work begins: `output`, or a numbered one; gone again if that fails."""
     folder = output or unused_folder(run)
     try:
         folder.mkdir(parents=True)
@@ -125,9 +126,9 @@ def new_folder(output: Path | None, run: Path) -> Iterator[Path]:
         raise UsageError(f"cannot make the folder {folder}: {error.strerror}; choose another --output") from error
     try:
         yield folder
-    finally:
-        if not any(folder.iterdir()):
-            folder.rmdir()
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def unused_folder(run: Path) -> Path:

@@ -11,6 +11,7 @@ import typer
 
 from dfm_core.cli.command import Json, command
 from dfm_core.cli.flags import ConfigFlags, config_request, plugin_flags, resolve_flags
+from dfm_core.cli.interrupt import INTERRUPTED
 from dfm_core.cli.launch import Nproc, is_first_process, is_launcher, launch, number_of_processes
 from dfm_core.cli.numbers import write_amount, write_bytes
 from dfm_core.cli.output import console, info, output_options, print_json, print_table
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from dfm_core.config.run_config import RunConfig
     from dfm_core.plan import TrainingPlan
     from dfm_core.runs import FinishedRun
-
-INTERRUPTED = 130
 
 
 @command
