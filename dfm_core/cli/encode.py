@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from dfm_core.cli.command import Json, command
+from dfm_core.cli.early_checks import check_data, check_device
 from dfm_core.cli.flags import ConfigFlags, resolve_flags
 from dfm_core.cli.interrupt import INTERRUPTED, termination_as_interrupt
 from dfm_core.cli.launch import Nproc, is_first_process, is_launcher, launch
@@ -48,9 +49,10 @@ def encode(
         raise UsageError(f"the data is given twice, {images} and --data {flags.data}; give it once")
     if is_launcher(nproc) and nproc is not None:
         raise typer.Exit(launch(nproc))
-    config = resolve_flags(dataclasses.replace(flags, data=images or flags.data)).config
+    config = resolve_flags(dataclasses.replace(flags, data=images or flags.data), check=check_data).config
     if config.output is None:
         raise UsageError("expected a folder for the latents: --output FOLDER")
+    check_device(config.device)
     say = info if is_first_process() else ignore
     say("preparing data and autoencoder …")
     from dfm_core.encoding import EncodingSettings

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dfm_core.cli.command import Json, command
+from dfm_core.cli.early_checks import check_device
 from dfm_core.cli.numbers import read_counts, read_numbers
 from dfm_core.cli.output import console, info, output_options, print_json
 from dfm_core.errors import UsageError
@@ -64,6 +65,7 @@ def sample(
     if cfg is not None and not math.isfinite(cfg):
         raise UsageError(f"--cfg: expected a finite number, got {cfg}")
     counts, limits = read_counts(steps, "--steps"), read_numbers(thresholds, "--thresholds")
+    check_device(device)
     from dfm_core.gallery import Gallery, grid_columns
     from dfm_core.media import media_noun
     from dfm_core.model import load
