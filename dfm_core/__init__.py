@@ -6,17 +6,13 @@
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dfm_core.api import build, train
     from dfm_core.model import Model, load
 
-try:
-    __version__ = version("decomposable-flow-matching")
-except PackageNotFoundError:  # a source tree that is not installed
-    __version__ = "unknown"
+    __version__: str
 
 _ADDRESSES = {"build": "dfm_core.api", "train": "dfm_core.api", "load": "dfm_core.model", "Model": "dfm_core.model"}
 
@@ -24,6 +20,10 @@ __all__ = ["Model", "__version__", "build", "load", "train"]
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":  # not before it is asked for: reading metadata takes longer than `dfm --help`
+        from dfm_core.plugins.discovery import installed_version
+
+        return installed_version()
     if name not in _ADDRESSES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_ADDRESSES[name]), name)

@@ -8,21 +8,13 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Annotated, Literal, NoReturn
 
 import typer
 from typer.main import get_command
 
-from dfm_core.cli import config, plugins
-from dfm_core.cli.ablate import ablate
-from dfm_core.cli.bench import bench
-from dfm_core.cli.compare import compare
-from dfm_core.cli.decompose import decompose
-from dfm_core.cli.encode import encode
-from dfm_core.cli.env import env
-from dfm_core.cli.eval import evaluate
-from dfm_core.cli.export import export
+from dfm_core.cli.interrupt import INTERRUPTED, say_interrupted, termination_as_interrupt
 from dfm_core.cli.launch import (
     end_without_finalization,
     hand_to_launcher,
@@ -30,22 +22,40 @@ from dfm_core.cli.launch import (
     number_of_processes,
     remember_arguments,
 )
+from dfm_core.cli.lazy import LazyCommand, lazy_group
 from dfm_core.cli.output import error, output_options, output_session, warning
-from dfm_core.cli.plot import plot
-from dfm_core.cli.runs import runs
-from dfm_core.cli.sample import sample
-from dfm_core.cli.schedule import schedule
 from dfm_core.cli.threads import limit_threads
-from dfm_core.cli.train import train
 from dfm_core.errors import DFMError
 
-INTERRUPTED = 130
+COMMANDS = {
+    "train": LazyCommand("dfm_core.cli.train:train", "Train a model."),
+    "sample": LazyCommand("dfm_core.cli.sample:sample", "Generate images or clips."),
+    "compare": LazyCommand("dfm_core.cli.compare:compare", "Train variants for the same compute, and compare them."),
+    "ablate": LazyCommand("dfm_core.cli.ablate:ablate", "Compare values of some keys of a configuration."),
+    "encode": LazyCommand("dfm_core.cli.encode:encode", "Store images or clips as latents."),
+    "decompose": LazyCommand("dfm_core.cli.decompose:decompose", "Draw the stages of a picture or a clip."),
+    "schedule": LazyCommand("dfm_core.cli.schedule:schedule", "Show the timesteps of a schedule."),
+    "runs": LazyCommand("dfm_core.cli.runs:runs", "List runs, the last active first."),
+    "plot": LazyCommand("dfm_core.cli.plot:plot", "Draw the curves of one run, or of several in one picture."),
+    "bench": LazyCommand("dfm_core.cli.bench:bench", "Measure training on this machine."),
+    "export": LazyCommand("dfm_core.cli.export:export", "Write a run's model for others to load."),
+    "env": LazyCommand("dfm_core.cli.env:env", "Print versions and devices, for bug reports."),
+    "eval": LazyCommand("dfm_core.cli.eval:evaluate", "Measure how good samples are."),
+}
+PLUGINS = {
+    "new": LazyCommand("dfm_core.cli.plugins_new:new", "Begin a package of your own."),
+    "check": LazyCommand("dfm_core.cli.plugins_check:check", "Judge a component by the laws of its kind."),
+    "list": LazyCommand("dfm_core.cli.plugins:list_plugins", "List plugins and components."),
+    "show": LazyCommand("dfm_core.cli.plugins:show", "Show one component or plugin."),
+}
+CONFIG = {"show": LazyCommand("dfm_core.cli.config:show", "Show every value and where it came from.")}
 
 # Boxes are for people: what goes into a file or another program stays plain.
 _MARKUP: Literal["rich"] | None = "rich" if sys.stdout.isatty() and sys.stderr.isatty() else None
 
 app = typer.Typer(
     name="dfm",
+    cls=lazy_group(COMMANDS),
     help="Decomposable Flow Matching: generate images coarse to fine, with any decomposition.",
     no_args_is_help=True,
     add_completion=False,
@@ -71,11 +81,11 @@ def _top(
     pass
 
 
-for _command in (train, sample, compare, ablate, encode, decompose, schedule, runs, plot, bench, export, env):
-    app.command()(_command)
-app.command("eval")(evaluate)
-app.add_typer(plugins.app, name="plugins")
-app.add_typer(config.app, name="config")
+for _name, _help, _commands in (
+    ("plugins", "Look at plugins and components.", PLUGINS),
+    ("config", "Look at configurations.", CONFIG),
+):
+    app.add_typer(typer.Typer(cls=lazy_group(_commands), help=_help, no_args_is_help=True), name=_name)
 
 
 def run() -> NoReturn:
@@ -93,7 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     limit_threads()
     _tolerate_narrow_encodings()
-    with output_session(), _warnings_of_the_library():
+    # One of several processes may wait for the others, where no handler is heard: it ends as the system ends it.
+    alone = number_of_processes() == 1
+    with output_session(), _warnings_of_the_library(), termination_as_interrupt() if alone else nullcontext():
         try:
             remember_arguments(sys.argv[1:] if arguments is None else arguments)
             get_command(app)(args=arguments, prog_name="dfm")
@@ -102,6 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except DFMError as failure:
             return _fail(str(failure), failure, failure.exit_code)
         except KeyboardInterrupt:
+            say_interrupted()
             return INTERRUPTED
         except Exception as failure:
             return _fail(_unforeseen(failure), failure, 1)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dfm_core.cli.command import Json, command
+from dfm_core.cli.early_checks import check_data, check_device
 from dfm_core.cli.flags import ConfigFlags, resolve_flags
 from dfm_core.cli.launch import number_of_processes
 from dfm_core.cli.numbers import write_amount, write_bytes
@@ -31,7 +32,8 @@ def bench(
     """
     if number_of_processes() > 1:
         raise UsageError("bench measures one process, and this is one of several; run it without a launcher")
-    config = resolve_flags(flags).config
+    config = resolve_flags(flags, check=check_data).config
+    check_device(config.device)
     info("preparing data and model …")
     from dfm_core.bench.measure import QUICK, THOROUGH, measure
     from dfm_core.plugins.registry import default_registry

@@ -14,6 +14,8 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from dfm_core.cli.interrupt import INTERRUPTED, say_interrupted
+from dfm_core.cli.launch import is_first_process
 from dfm_core.cli.output import OutputOptions, choose_output
 
 PANEL = "Plugins"
@@ -62,12 +64,23 @@ def command(function: Command) -> Command:
         files, builtin_only = values.pop("plugin") or (), values.pop("no_plugins")
         for name, bundle in bundles.items():
             values[name] = bundle(**{field.name: values.pop(field.name) for field in dataclasses.fields(bundle)})
-        with _plugins(files, builtin_only, looking):
+        with _told_interrupts(), _plugins(files, builtin_only, looking):
             function(**values)
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+@contextmanager
+def _told_interrupts() -> Iterator[None]:
+    """Say that the command was interrupted, where it has not said more itself."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if is_first_process():
+            say_interrupted()
+        raise typer.Exit(INTERRUPTED) from None
 
 
 @contextmanager

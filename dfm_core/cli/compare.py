@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dfm_core.cli.command import Json, command
-from dfm_core.cli.encode import termination_as_interrupt
+from dfm_core.cli.interrupt import INTERRUPTED, termination_as_interrupt
 from dfm_core.cli.numbers import read_counts, write_amount
 from dfm_core.cli.output import console, info, output_options, print_json, print_table, warning
 from dfm_core.errors import UsageError
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from dfm_core.config.resolve import ConfigRequest
     from dfm_core.training.progress import Reporter
 
-INTERRUPTED = 130
 DEFAULT_ROOT = Path("comparisons")
 
 Seeds = Annotated[

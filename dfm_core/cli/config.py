@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import typer
-
 from dfm_core.cli.command import Json, command
 from dfm_core.cli.flags import ConfigFlags, resolve_flags
 from dfm_core.cli.output import print_json, print_table
@@ -13,15 +11,7 @@ from dfm_core.cli.output import print_json, print_table
 if TYPE_CHECKING:
     from dfm_core.config.resolve import ResolvedConfig
 
-app = typer.Typer(help="Look at configurations.", no_args_is_help=True)
 
-
-@app.callback()
-def _config() -> None:
-    pass
-
-
-@app.command("show")
 @command
 def show(flags: ConfigFlags, json: Json = False) -> None:
     """Show every value and where it came from."""

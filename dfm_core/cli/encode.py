@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from dfm_core.cli.command import Json, command
+from dfm_core.cli.early_checks import check_data, check_device
 from dfm_core.cli.flags import ConfigFlags, resolve_flags
+from dfm_core.cli.interrupt import INTERRUPTED, termination_as_interrupt
 from dfm_core.cli.launch import Nproc, is_first_process, is_launcher, launch
 from dfm_core.cli.output import info, output_options, print_json, warning
 from dfm_core.config.sizes import write_size
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from dfm_core.config.run_config import RunConfig
     from dfm_core.encoding import EncodingSettings, Progress
     from dfm_core.latent_shards import LatentShards
-
-INTERRUPTED = 130
 
 
 @command
@@ -52,9 +49,10 @@ def encode(
         raise UsageError(f"the data is given twice, {images} and --data {flags.data}; give it once")
     if is_launcher(nproc) and nproc is not None:
         raise typer.Exit(launch(nproc))
-    config = resolve_flags(dataclasses.replace(flags, data=images or flags.data)).config
+    config = resolve_flags(dataclasses.replace(flags, data=images or flags.data), check=check_data).config
     if config.output is None:
         raise UsageError("expected a folder for the latents: --output FOLDER")
+    check_device(config.device)
     say = info if is_first_process() else ignore
     say("preparing data and autoencoder …")
     from dfm_core.encoding import EncodingSettings
@@ -94,19 +92,6 @@ def encode_images(config: RunConfig, settings: EncodingSettings, say: Callable[[
 
 def ignore(message: str) -> None:
     """Say nothing: the first process speaks for all."""
-
-
-@contextmanager
-def termination_as_interrupt() -> Iterator[None]:
-    """Treat SIGTERM, which clusters send, as Ctrl-C: what is half written is cleared away."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def reporter(say: Callable[[str], None], noun: str) -> Callable[[Progress], None]:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from dfm_core.cli.command import Json, command
-from dfm_core.cli.encode import INTERRUPTED, ignore, termination_as_interrupt
+from dfm_core.cli.encode import ignore
+from dfm_core.cli.interrupt import INTERRUPTED, termination_as_interrupt
 from dfm_core.cli.launch import Nproc, is_first_process, is_launcher, launch
 from dfm_core.cli.numbers import read_counts, read_numbers
 from dfm_core.cli.output import info, print_json, print_table, warning

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import re
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -107,12 +108,18 @@ def _whole_address(data: str) -> str:
     return data if _SCHEME.match(data) else os.path.abspath(os.path.expanduser(data))
 
 
-def resolve_flags(flags: ConfigFlags, base: Path | None = None) -> ResolvedConfig:
-    """Turn flags into a configuration; with a GPU, its defaults are laid in. Errors as `resolve_config`."""
+def resolve_flags(
+    flags: ConfigFlags, base: Path | None = None, check: Callable[[RunConfig], None] = lambda config: None
+) -> ResolvedConfig:
+    """Turn flags into a configuration; with a GPU, its defaults are laid in. Errors as `resolve_config`.
+
+    check: refuses a configuration, before torch is imported to ask for a GPU.
+    """
     from dfm_core.config.resolve import resolve_config
 
     request = config_request(flags, base)
     resolved = resolve_config(request)
+    check(resolved.config)
     if base is None and uses_accelerator(resolved.config.device):
         resolved = resolve_config(dataclasses.replace(request, accelerator=True))
     for message in resolved.warnings:

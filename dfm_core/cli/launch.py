@@ -26,11 +26,11 @@ from typing import Annotated
 
 import typer
 
+from dfm_core.cli.interrupt import INTERRUPTED, say_interrupted
 from dfm_core.cli.output import error
 from dfm_core.cli.threads import THREADS, threads_of_each
 from dfm_core.errors import LostProcessError, WorldError
 
-INTERRUPTED = 130
 COMMAND = [sys.executable, "-P", "-m", "dfm_core"]
 """What each process runs. -P: else Python would import from the working directory."""
 LAUNCHER = "DFM_LAUNCHER"
@@ -198,6 +198,8 @@ class ProcessGroup:
         failures = {index: failure for index in range(self.size) if (failure := self._failure(index)) is not None}
         causes = {index: failure for index, failure in failures.items() if not failure.lost}
         if self.signals and not causes:
+            if INTERRUPTED not in self.codes:  # they ended silently
+                say_interrupted()
             return INTERRUPTED
         if all(code in (0, INTERRUPTED) for code in self.codes):
             return INTERRUPTED if any(self.codes) else 0

@@ -10,27 +10,13 @@ import typer
 
 from dfm_core.cli.command import Json, command
 from dfm_core.cli.output import info, print_json, print_table
-from dfm_core.cli.plugins_check import check
-from dfm_core.cli.plugins_new import new
 from dfm_core.errors import PluginError, UnknownComponentError, suggest
 
 if TYPE_CHECKING:
     from dfm_core.plugins.discovery import PluginRecord
     from dfm_core.plugins.registry import Registry
 
-app = typer.Typer(help="Look at plugins and components.", no_args_is_help=True)
 
-
-@app.callback()
-def _plugins() -> None:
-    pass
-
-
-app.command("new")(new)
-app.command("check")(check)
-
-
-@app.command("list")
 @command
 def list_plugins(
     load: Annotated[
@@ -80,7 +66,6 @@ def listed_plugins(time_limit: float | None) -> list[dict[str, Any]]:
     return [describe(record) for record in registry.plugins()]
 
 
-@app.command("show")
 @command
 def show(
     name: Annotated[str, typer.Argument(help="A component (bare or namespace/name) or a plugin.", metavar="NAME")],

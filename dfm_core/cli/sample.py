@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dfm_core.cli.command import Json, command
+from dfm_core.cli.early_checks import check_device
 from dfm_core.cli.numbers import read_counts, read_numbers
 from dfm_core.cli.output import console, info, output_options, print_json
 from dfm_core.errors import UsageError
@@ -63,6 +65,7 @@ def sample(
     if cfg is not None and not math.isfinite(cfg):
         raise UsageError(f"--cfg: expected a finite number, got {cfg}")
     counts, limits = read_counts(steps, "--steps"), read_numbers(thresholds, "--thresholds")
+    check_device(device)
     from dfm_core.gallery import Gallery, grid_columns
     from dfm_core.media import media_noun
     from dfm_core.model import load
@@ -117,7 +120,7 @@ def report(
 
 @contextmanager
 def new_folder(output: Path | None, run: Path) -> Iterator[Path]:
-    """Make the folder for the images before the work begins: `output`, or a numbered one; gone again if left empty."""
+    """Make the folder for the images before the work begins: `output`, or a numbered one; gone again if that fails."""
     folder = output or unused_folder(run)
     try:
         folder.mkdir(parents=True)
@@ -125,9 +128,9 @@ def new_folder(output: Path | None, run: Path) -> Iterator[Path]:
         raise UsageError(f"cannot make the folder {folder}: {error.strerror}; choose another --output") from error
     try:
         yield folder
-    finally:
-        if not any(folder.iterdir()):
-            folder.rmdir()
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def unused_folder(run: Path) -> Path:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dfm_core.cli.command import Json, command
+from dfm_core.cli.early_checks import check_data, check_device, check_new_output
 from dfm_core.cli.flags import ConfigFlags, config_request, plugin_flags, resolve_flags
+from dfm_core.cli.interrupt import INTERRUPTED
 from dfm_core.cli.launch import Nproc, is_first_process, is_launcher, launch, number_of_processes
 from dfm_core.cli.numbers import write_amount, write_bytes
 from dfm_core.cli.output import console, info, output_options, print_json, print_table
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
     from dfm_core.config.run_config import RunConfig
     from dfm_core.plan import TrainingPlan
     from dfm_core.runs import FinishedRun
-
-INTERRUPTED = 130
 
 
 @command
@@ -46,12 +46,13 @@ def train(
         raise UsageError("--resume goes on with a run and --init-from begins a new one: give one of them")
     if is_launcher(nproc) and nproc is not None and not dry_run:
         raise typer.Exit(launch(nproc))
-    config = resolve_flags(flags).config if resume is None else resumed_config(resume, flags)
+    config = new_config(flags, dry_run) if resume is None else resumed_config(resume, flags)
     if init_from is not None:
         config = config.model_copy(update={"init_from": os.path.abspath(init_from)})
     if dry_run:
         show_plan(config, json, nproc or number_of_processes())
         return
+    check_device(config.device)
     run = train_run(config, resume, json)
     if is_first_process():
         if json:
@@ -60,6 +61,17 @@ def train(
             say_how_to_go_on(run)
     if run.training.interrupted and not run.training.out_of_time:
         raise typer.Exit(INTERRUPTED)
+
+
+def new_config(flags: ConfigFlags, dry_run: bool) -> RunConfig:
+    """Configuration of a new run. Raises UsageError where its folder exists, DataError where its data does not."""
+
+    def check(config: RunConfig) -> None:
+        if not dry_run:
+            check_new_output(config)
+        check_data(config)
+
+    return resolve_flags(flags, check=check).config
 
 
 def resumed_config(path: Path, flags: ConfigFlags) -> RunConfig:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +139,8 @@ def test_an_output_that_exists_is_left_alone(rejected: Rejected, tmp_path: Path)
 
 
 DATA = {
-    "missing": "no folder {here}/missing; expected a folder of images ({here}/missing/CLASS/*.jpg, or "
-    "{here}/missing/*.jpg without labels); give its path with --data",
+    "missing": "no folder or file {here}/missing; expected a folder of images: one sub-folder a class, or all images "
+    "side by side (no labels); give its path with --data",
     "empty": "no images in {here}/empty; expected a folder of images",
     "notes": "found 1 ending in .txt",
     "file.png": "{here}/file.png is a file; expected a folder of images",
@@ -157,6 +159,47 @@ def test_data_folders(name: str, rejected: Rejected, tmp_path: Path) -> None:
         message = rejected("train", *TINY, "--data", name, "--output", "run", *extra, code=1)
         assert DATA[name].format(here=tmp_path) in message
     assert not (tmp_path / "run").exists()
+
+
+EARLY = {
+    "output": (["train", "--output", "there"], 2),
+    "data": (["train", "--data", "absent"], 1),
+    "data to encode": (["encode", "absent", "--output", "latents"], 1),
+    "data to measure with": (["bench", "--data", "absent"], 1),
+    "samples": (["sample", "run", "--output", "there"], 2),
+}
+
+
+@pytest.mark.parametrize("case", EARLY)
+def test_what_needs_no_torch_to_be_refused(case: str, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    arguments, code = EARLY[case]
+    script = f"""
+import sys
+from dfm_core.cli.app import main
+code = main({arguments!r})
+sys.exit(99 if "torch" in sys.modules else code)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith("error: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+@pytest.mark.parametrize("command", ["train", "bench"])
+def test_a_missing_device_is_told_before_anything_is_prepared(
+    command: str, dfm: Dfm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert dfm(command, "--device", "cuda", code=2).err.startswith("error: device 'cuda' is not on this machine")
+
+
+def test_data_that_has_no_place_of_its_own_is_left_to_its_data_set(rejected: Rejected, tmp_path: Path) -> None:
+    shards = str(tmp_path / "shards-{0000..0003}.tar")
+    said = rejected("train", *TINY, "--dataset", "webdataset", "--data", shards, "--output", "run", code=1)
+    assert "shards-0000.tar" in said
 
 
 def test_more_than_a_tenth_of_the_images_broken(rejected: Rejected, photos: Path, tmp_path: Path) -> None:

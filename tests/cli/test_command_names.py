@@ -58,7 +58,7 @@ FLAGS = {
     },
     "encode": CONFIGURATION | {"--split", "--precision", "--flip", "--shard-size", "--nproc", "--json"},
     "decompose": CONFIGURATION | {"--json"},
-    "schedule": CONFIGURATION | {"--steps", "--thresholds", "--plot", "--json"},
+    "schedule": CONFIGURATION | {"--steps", "--thresholds", "--sigmas", "--run", "--plot", "--json"},
     "bench": CONFIGURATION | {"--quick", "--json"},
     "export": set(),
     "runs": {"--json"},

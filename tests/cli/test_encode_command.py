@@ -111,7 +111,7 @@ def test_what_is_refused(rejected: Rejected, dfm: Dfm, pets: Path, tmp_path: Pat
     said = rejected("encode", pets, "--autoencoder", "diffusers", *PIXELS, "--output", tmp_path / "a")
     assert "autoencoder.options.path: expected a value, got none" in said
     said = rejected("encode", tmp_path / "none", *PIXELS, "--output", tmp_path / "a", code=1)
-    assert f"no folder {tmp_path / 'none'}" in said
+    assert f"no folder or file {tmp_path / 'none'}" in said
     assert not (tmp_path / "a").exists()
     assert "holds no latents" in rejected("encode", pets, *PIXELS, "--output", pets)
     dfm("encode", pets, *PIXELS, "--output", tmp_path / "a")

@@ -17,6 +17,7 @@ import torch
 from command_tools import TINY, Dfm
 from safetensors.torch import load_file
 
+from dfm_core.cli.interrupt import NOTICE
 from dfm_core.objective import FlowObjective
 from dfm_core.training.checkpoint import list_checkpoints
 
@@ -102,6 +103,50 @@ def test_the_handlers_of_the_caller_come_back(dfm: Dfm, tmp_path: Path, signals:
     signals[0] = signal.SIGTERM
     dfm("train", *TINY, "--output", tmp_path / "run", code=130)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("arguments", [(), ("--quiet",), ("--json",)], ids=str)
+def test_a_signal_while_preparing_leaves_a_word_and_nothing_else(
+    number: signal.Signals, arguments: tuple[str, ...], dfm: Dfm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr("dfm_core.runs.statistics_batches", lambda *_: os.kill(os.getpid(), number))
+    result = dfm("train", *TINY, "--output", tmp_path / "run", *arguments, code=130)
+    assert (result.out, result.err.splitlines()[-1]) == ("", NOTICE)
+    assert not (tmp_path / "run").exists()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize("moment", ["Gallery.collect", "Gallery.write"])
+def test_sigterm_while_sampling_leaves_no_folder(
+    moment: str, dfm: Dfm, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"dfm_core.gallery.{moment}", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    result = dfm("sample", trained, "--num", 1, "--steps", "1,1", "--output", tmp_path / "out", code=130)
+    assert (result.out, result.err.splitlines()[-1]) == ("", NOTICE)
+    assert not (tmp_path / "out").exists()
+
+
+def test_who_switched_sigterm_off_keeps_it_off(dfm: Dfm, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    monkeypatch.setattr("dfm_core.run_list.list_runs", lambda *_: os.kill(os.getpid(), signal.SIGTERM) or [])
+    try:
+        dfm("runs", ".", code=0)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGTERM")
+def test_sigterm_from_outside_while_preparing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dfm_core", "train", *TINY, "--output", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("preparing data and model")
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", f"{NOTICE}\n")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGTERM")

@@ -14,6 +14,7 @@ import pytest
 from command_tools import Dfm, Rejected
 
 from dfm_core.cli import launch, threads
+from dfm_core.cli.interrupt import NOTICE
 
 LEAVE = """
 import json, os, pathlib, signal, sys, time
@@ -81,6 +82,15 @@ def test_a_signal_reaches_every_process_once(number: int, run: Path, monkeypatch
     thread.join()
     assert len(list(run.glob("stopped*"))) == 2
     assert signal.getsignal(number) == handler
+
+
+def test_processes_that_end_silently_are_spoken_for(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    thread = when_started(run, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert launched("signal.signal(signal.SIGTERM, signal.SIG_DFL)\n" + WAIT, monkeypatch) == 130
+    thread.join()
+    assert capsys.readouterr().err == f"{NOTICE}\n"
 
 
 def test_nohup_is_respected(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

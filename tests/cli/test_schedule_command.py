@@ -9,6 +9,8 @@ import pytest
 from command_tools import Dfm, Rejected, read_picture
 from numpy.typing import NDArray
 
+from dfm_core.model import load
+
 PAPER = ["--stages", "256,512,1024", "--steps", "30,10,10", "--thresholds", "0.9,0.8"]
 
 
@@ -56,6 +58,43 @@ def test_sigmas_show_what_the_automatic_shift_does(dfm: Dfm) -> None:
     np.testing.assert_allclose(t[30:, 1], progress / (progress + 0.2 * (1 - progress)), atol=1e-12)
     linear = dfm("schedule", "--stages", "32,64", "--sigmas", "1,0.2", "--set", "stage_schedule.options.shift=linear")
     assert linear.lines == dfm("schedule", "--stages", "32,64").lines
+
+
+NOTE = "note: the root mean square (sigma) of each stage"
+
+
+@pytest.mark.parametrize(
+    ("flags", "noted"),
+    [
+        ([], True),
+        (["--json"], True),
+        (["--sigmas", "1,1"], False),
+        (["--set", "stage_schedule.options.shift=linear"], False),
+        (["--set", "flow.standardize=true"], False),
+        (["--schedule", "consecutive"], False),
+        (["--quiet"], False),
+    ],
+    ids=str,
+)
+def test_a_guessed_sigma_is_told_where_it_matters(flags: list[str], noted: bool, dfm: Dfm) -> None:
+    assert dfm("schedule", *flags).err.startswith(NOTE) == noted
+
+
+def test_the_schedule_of_a_run_has_its_sigmas(dfm: Dfm, trained: Path) -> None:
+    model = load(trained, device="cpu")
+    shown = dfm("schedule", "--run", trained, "--json")
+    np.testing.assert_array_equal(shown.json["t"], model.composition.grid.t.tolist())
+    assert shown.err == ""
+    changed = dfm("schedule", "--run", trained, "--json", "--steps", "3,2").json["t"]
+    np.testing.assert_array_equal(changed, model.with_schedule(steps=(3, 2)).composition.grid.t.tolist())
+    ones = dfm("schedule", "--run", trained, "--json", "--sigmas", "1,1").json["t"]
+    np.testing.assert_allclose(ones, straight_lines([30, 10], [0.9]), atol=1e-12)
+
+
+def test_what_the_schedule_of_a_run_refuses(rejected: Rejected, trained: Path, tmp_path: Path) -> None:
+    said = rejected("schedule", "--run", trained, "--stages", "8,16", "--seed", 1)
+    assert said == "--run: the run has its own configuration; leave out --stages, --seed"
+    assert "is not the folder of a run" in rejected("schedule", "--run", tmp_path, code=1)
 
 
 def test_all_stages_together(dfm: Dfm) -> None:
