@@ -118,19 +118,21 @@ class Model:
         labels: Sequence[int | str] | None = None,
         seed: int = 0,
         cfg: float | None = None,
+        cfg_interval: Sequence[float] | None = None,
         solver: str | None = None,
         first_index: int = 0,
     ) -> Iterator[GenerationStep]:
         """Generate `num` images or clips as one batch and yield the state after every step, with a preview on request.
 
-        labels: class names or numbers, in turn. cfg: guidance weight, 1 none. Image i depends on seed and
-        first_index + i.
+        labels: class names or numbers, in turn. cfg: guidance weight, 1 none. cfg_interval: (low, high) of t in which a
+        stage is guided. Both default to the run's. Image i depends on seed and first_index + i.
         """
         sampling = self.composition.config.sampling
         if num < 1:
             raise UsageError(f"num: expected at least 1 image, got {num}")
         chosen = self.labels_for(first_index + num, labels)
         weight = sampling.cfg if cfg is None else cfg
+        interval = sampling.cfg_interval if cfg_interval is None else tuple(cfg_interval)
         name = solver or sampling.solver
         make_solver(name)  # a wrong name is an error now, not at the first step
         self.composition.model.eval()
@@ -139,7 +141,7 @@ class Model:
             None if chosen is None else chosen[first_index:],
             seed,
             name,
-            Guidance(weight, sampling.cfg_interval),
+            Guidance(weight, interval),
         )
 
     def generate(self, num: int = 16, *, batch_size: int | None = None, **settings: Any) -> Tensor:
