@@ -7,14 +7,12 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dfm_core.assembly import Assembler, Objects, check_schedule
@@ -32,6 +30,7 @@ from dfm_core.plugins.registry import OBJECT_PREFIX, Registry, default_registry
 from dfm_core.solvers import make_solver
 from dfm_core.stages import Stages
 from dfm_core.training.checkpoint import FOLDER, checkpoint_name, load_newest, open_checkpoint
+from dfm_core.training.tensor_file import write_tensors
 
 WEIGHTS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "model.json"
@@ -161,23 +160,17 @@ class Model:
         target = Path(path)
         if target.exists():
             raise UsageError(f"{target} exists already; choose another folder")
-        partial = None
+        partial = target.parent / f".{target.name}.partial-{os.getpid()}"
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-            weights = {
-                name: w.detach().cpu().contiguous().clone()
-                for name, w in self.composition.model.backbone.state_dict().items()
-            }
-            save_file(weights, partial / WEIGHTS_FILE)
+            partial.mkdir(parents=True)  # with write_tensors: readable to whom the umask says
+            write_tensors(partial / WEIGHTS_FILE, self.composition.model.backbone.state_dict())
             description = snapshot(self.composition, self.assembler.providers())
             (partial / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2))
             os.replace(partial, target)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             raise DFMError(f"cannot write {target}: {error}. Is the disk full?") from error
         finally:
-            if partial is not None:
-                shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
         return target
 
 
