@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dfm_core.config.settings import check_interval
+from dfm_core.errors import UsageError
 from dfm_core.interfaces.backbone import Conditioning
 from dfm_core.interfaces.path import Phase, ProbabilityPath
 from dfm_core.interfaces.stage_schedule import ScheduleGrid
@@ -26,11 +28,17 @@ Batches are padded to this, so that image i has the same bits whatever the batch
 class Guidance:
     """Classifier-free guidance v = v_∅ + weight · (v_c − v_∅), applied to a stage while its t lies in `interval`.
 
-    weight: 1 is none, 0 unconditional. interval: (low, high) within [0, 1]. Method §4.
+    weight: 1 is none, 0 unconditional. interval: (low, high), 0 <= low <= high <= 1, else UsageError. Method §4.
     """
 
     weight: float = 1.0
-    interval: tuple[float, float] = (0.0, 1.0)
+    interval: tuple[float, ...] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        try:
+            check_interval(self.interval)
+        except ValueError as error:
+            raise UsageError(f"guidance interval (cfg_interval): {error}") from None
 
     def applies(self, t: Tensor) -> Tensor:
         """Which of the stages at times t (S,) are guided, (S,) bool."""

@@ -7,14 +7,12 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dfm_core.assembly import Assembler, Objects, check_schedule
@@ -32,6 +30,7 @@ from dfm_core.plugins.registry import OBJECT_PREFIX, Registry, default_registry
 from dfm_core.solvers import make_solver
 from dfm_core.stages import Stages
 from dfm_core.training.checkpoint import FOLDER, checkpoint_name, load_newest, open_checkpoint
+from dfm_core.training.tensor_file import write_tensors
 
 WEIGHTS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "model.json"
@@ -118,19 +117,21 @@ class Model:
         labels: Sequence[int | str] | None = None,
         seed: int = 0,
         cfg: float | None = None,
+        cfg_interval: Sequence[float] | None = None,
         solver: str | None = None,
         first_index: int = 0,
     ) -> Iterator[GenerationStep]:
         """Generate `num` images or clips as one batch and yield the state after every step, with a preview on request.
 
-        labels: class names or numbers, in turn. cfg: guidance weight, 1 none. Image i depends on seed and
-        first_index + i.
+        labels: class names or numbers, in turn. cfg: guidance weight, 1 none. cfg_interval: (low, high) of t in which a
+        stage is guided. Both default to the run's. Image i depends on seed and first_index + i.
         """
         sampling = self.composition.config.sampling
         if num < 1:
             raise UsageError(f"num: expected at least 1 image, got {num}")
         chosen = self.labels_for(first_index + num, labels)
         weight = sampling.cfg if cfg is None else cfg
+        interval = sampling.cfg_interval if cfg_interval is None else tuple(cfg_interval)
         name = solver or sampling.solver
         make_solver(name)  # a wrong name is an error now, not at the first step
         self.composition.model.eval()
@@ -139,7 +140,7 @@ class Model:
             None if chosen is None else chosen[first_index:],
             seed,
             name,
-            Guidance(weight, sampling.cfg_interval),
+            Guidance(weight, interval),
         )
 
     def generate(self, num: int = 16, *, batch_size: int | None = None, **settings: Any) -> Tensor:
@@ -159,23 +160,17 @@ class Model:
         target = Path(path)
         if target.exists():
             raise UsageError(f"{target} exists already; choose another folder")
-        partial = None
+        partial = target.parent / f".{target.name}.partial-{os.getpid()}"
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-            weights = {
-                name: w.detach().cpu().contiguous().clone()
-                for name, w in self.composition.model.backbone.state_dict().items()
-            }
-            save_file(weights, partial / WEIGHTS_FILE)
+            partial.mkdir(parents=True)  # with write_tensors: readable to whom the umask says
+            write_tensors(partial / WEIGHTS_FILE, self.composition.model.backbone.state_dict())
             description = snapshot(self.composition, self.assembler.providers())
             (partial / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2))
             os.replace(partial, target)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             raise DFMError(f"cannot write {target}: {error}. Is the disk full?") from error
         finally:
-            if partial is not None:
-                shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
         return target
 
 

@@ -34,6 +34,9 @@ def sample(
         str | None, typer.Option(help="Classes by number or name, in turn: 0,3. All without.", metavar="LABELS")
     ] = None,
     cfg: Annotated[float | None, typer.Option(help="Guidance weight; 1 is none.", min=0)] = None,
+    cfg_interval: Annotated[
+        str | None, typer.Option(help="Range of t in which a stage is guided: 0.2,0.8.", metavar="LOW,HIGH")
+    ] = None,
     schedule: Annotated[
         str | None, typer.Option(help="Another stage schedule than the run's, with its defaults.", metavar="NAME")
     ] = None,
@@ -65,6 +68,7 @@ def sample(
     if cfg is not None and not math.isfinite(cfg):
         raise UsageError(f"--cfg: expected a finite number, got {cfg}")
     counts, limits = read_counts(steps, "--steps"), read_numbers(thresholds, "--thresholds")
+    interval = read_numbers(cfg_interval, "--cfg-interval")
     check_device(device)
     from dfm_core.gallery import Gallery, grid_columns
     from dfm_core.media import media_noun
@@ -77,8 +81,11 @@ def sample(
     settings: dict[str, Any] = {
         "seed": seed,
         "cfg": sampling.cfg if cfg is None else cfg,
+        "cfg_interval": sampling.cfg_interval if interval is None else interval,
         "solver": solver or sampling.solver,
     }
+    if interval is not None and settings["cfg"] == 1:
+        raise UsageError("--cfg-interval: there is no guidance to bound, its weight is 1; give --cfg too")
     classes = model.labels_for(num, labels)
     batches = [range(first, min(first + size, num)) for first in range(0, num, size)]
     streams = [model.stream(len(batch), first_index=batch.start, labels=labels, **settings) for batch in batches]
@@ -110,7 +117,9 @@ def report(
         made = {"folder": str(paths[0].parent), noun: num, "labels": classes}
         print_json({**made, **settings, "model_calls": calls, "files": files})
         return
-    guided = "" if weight == 1 else f", each with and without label for guidance {weight:g}"
+    low, high = settings["cfg_interval"]
+    within = "" if (low, high) == (0, 1) else f" at t {low:g} to {high:g}"
+    guided = "" if weight == 1 else f", each with and without label for guidance {weight:g}{within}"
     each, solver, seconds = noun.removesuffix("s"), settings["solver"], settings["seconds"]
     print(f"{calls} model calls per {each} ({solver}, {steps} steps{guided}); {seconds:.1f} s")
     print(f"wrote {len(paths)} files; grid: {paths[0]}")

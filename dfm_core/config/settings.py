@@ -135,6 +135,14 @@ class LoggingSettings(Section):
     )
 
 
+def check_interval(interval: tuple[float, ...]) -> tuple[float, ...]:
+    """Return a range of t as it is. Raises ValueError unless it is two numbers, 0 ≤ low ≤ high ≤ 1."""
+    if len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1:
+        numbers = ",".join(f"{number:g}" for number in interval)
+        raise ValueError(f"expected the two ends of a range of t, 0 <= low <= high <= 1, like 0.2,0.8; got {numbers}")
+    return interval
+
+
 class SamplingSettings(Section):
     """Defaults of generation: the sample grids in training, and what `dfm sample` does without flags."""
 
@@ -142,5 +150,7 @@ class SamplingSettings(Section):
     batch_size: int = Field(16, ge=1, description="Images or clips generated at once.")
     solver: str = Field("euler", description="euler, heun, midpoint or ab2.")
     cfg: float = Field(1.0, ge=0, description="Guidance weight; 1 is none.")
-    cfg_interval: tuple[float, float] = Field((0.0, 1.0), description="Range of t in which guidance is applied.")
+    cfg_interval: Annotated[tuple[float, float], AfterValidator(check_interval)] = Field(
+        (0.0, 1.0), description="Range of t in which guidance is applied."
+    )
     frame_rate: float = Field(8.0, gt=0, le=240, description="Frames a second of the clips that are written.")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dfm_core.errors import CompositionError, StageShapeError, StageSizeError
 from dfm_core.stages import Size, StageLayout, format_size
+from dfm_plugins.backbones.fitting_sizes import suggestion
 
 DEFAULT_TOKENS = 16
 """Most tokens along the short side that are taken unasked."""
@@ -55,7 +56,8 @@ def choose_patching(
     `most`, that divide every stage (where none does, the fewest). Raises StageSizeError that names the values that
     work, also where there would be fewer than 4 tokens unasked.
     """
-    choices = possible_patchings(layout)
+    asked = range(FEWEST_TOKENS, most + 1) if token_grid is None else range(token_grid, token_grid + 1)
+    choices = possible_patchings(layout, asked)
     if token_grid is not None:
         return _pick("token_grid", token_grid, {min(choice.grid): choice for choice in choices}, layout)
     if patch_size is not None:
@@ -67,6 +69,7 @@ def choose_patching(
         raise StageSizeError(
             f"stages of tensor sizes {_sizes(layout)} have at most a token grid of {format_size(only)} in common: "
             f"use sizes that share a larger divisor, or say token_grid={min(only)} if that is meant"
+            f"{suggestion(layout, asked)}"
         )
     return [choice for choice in enough if min(choice.grid) <= most or choice is enough[0]][-1]
 
@@ -104,9 +107,10 @@ def _no_patch(layout: StageLayout, asked: str, tokens: Mapping[int, int]) -> str
     return f"{rule}, got {asked}; use {asked.partition('=')[0]} {works}"
 
 
-def possible_patchings(layout: StageLayout) -> list[Patching]:
+def possible_patchings(layout: StageLayout, asked: range = range(FEWEST_TOKENS, DEFAULT_TOKENS + 1)) -> list[Patching]:
     """Return every patching that gives all stages the same grid, fewest tokens first; never empty.
 
+    asked: tokens along the short side that sizes in an error are suggested for.
     Raises StageSizeError if there is none (stages of different aspect ratio), CompositionError for other than images.
     """
     sizes = [stage.shape[1:] for stage in layout]
@@ -125,7 +129,7 @@ def possible_patchings(layout: StageLayout) -> list[Patching]:
     if not choices:
         raise StageSizeError(
             f"stages of tensor sizes {_sizes(layout)} share no token grid of square patches: give all stages the same "
-            "aspect ratio, with sides that a common patch divides"
+            f"aspect ratio, with sides that a common patch divides{suggestion(layout, asked)}"
         )
     return choices
 
@@ -133,7 +137,8 @@ def possible_patchings(layout: StageLayout) -> list[Patching]:
 def _pick(option: str, value: int, choices: dict[int, Patching], layout: StageLayout) -> Patching:
     if value not in choices:
         works = ", ".join(map(str, sorted(choices)))
-        remedy = "or stage sizes that are multiples of it" if option == "token_grid" else "or leave it out"
+        sizes = f"or stage sizes that are multiples of it{suggestion(layout, range(value, value + 1))}"
+        remedy = sizes if option == "token_grid" else "or leave it out"
         raise StageSizeError(
             f"{option}={value} does not fit stages of tensor sizes {_sizes(layout)}: use {option} {works}, {remedy}"
         )

@@ -46,8 +46,9 @@ CONFIGURATION = {
     "two stages for one": (["--decomposition", "identity"], "identity has one stage, got 8, 16: use the one stage 16"),
     "no common token grid": (
         ["--stages", "8x8,16x24"],
-        "share no token grid of square patches: give all stages the same",
+        "the nearest sizes that work: 8x12, 16x24",
     ),
+    "stages without a common divisor": (["--stages", "10,16"], "the nearest sizes that work: 8, 16"),
     "a token grid that does not divide": (
         ["--set", "backbone.options.token_grid=5"],
         "token_grid=5 does not fit stages of tensor sizes 8, 16: use token_grid 1, 2, 4, 8",

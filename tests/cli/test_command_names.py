@@ -23,7 +23,7 @@ FLAGS = {
     "train": CONFIGURATION | {"--resume", "--init-from", "--nproc", "--dry-run", "--json"},
     "sample": {
         *("--num", "--batch-size", "--label", "--cfg", "--steps", "--thresholds", "--solver", "--seed", "--previews"),
-        *("--animate", "--output", "--json", "--schedule"),
+        *("--animate", "--output", "--json", "--schedule", "--cfg-interval"),
     },
     "eval": {
         *(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import stat
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from command_tools import Dfm, Rejected
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import dfm_core
@@ -60,14 +62,27 @@ def test_what_is_no_run(rejected: Rejected, tmp_path: Path) -> None:
     assert not (tmp_path / "model").exists()
 
 
-@pytest.mark.parametrize("kind", [OSError, SafetensorError])
 def test_a_full_disk_leaves_nothing(
-    kind: type[Exception], rejected: Rejected, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rejected: Rejected, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_arguments: object) -> None:
-        raise kind("No space left on device")
+        raise OSError("No space left on device")
 
-    monkeypatch.setattr("dfm_core.model.save_file", full)
+    monkeypatch.setattr("dfm_core.model.write_tensors", full)
     message = rejected("export", trained, tmp_path / "model", code=1)
     assert message == f"cannot write {tmp_path / 'model'}: No space left on device. Is the disk full?"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no umask")
+@pytest.mark.parametrize(("umask", "folder", "file"), [(0o022, 0o755, 0o644), (0o027, 0o750, 0o640)])
+def test_who_may_read_it_is_the_umasks_choice(
+    umask: int, folder: int, file: int, dfm: Dfm, trained: Path, tmp_path: Path
+) -> None:
+    before = os.umask(umask)
+    try:
+        dfm("export", trained, tmp_path / "model")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    assert modes == {"model": folder, "model.json": file, "model.safetensors": file}

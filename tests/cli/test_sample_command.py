@@ -92,6 +92,14 @@ def test_guidance_runs_with_and_without_label(dfm: Dfm, trained: Path, tmp_path:
     assert "5 model calls per image (euler, 5 steps, each with and without label for guidance 2)" in result.out
 
 
+def test_guidance_within_an_interval(dfm: Dfm, trained: Path, tmp_path: Path, seen: list[list[int]]) -> None:
+    flags = ["sample", trained, *SHORT, "--num", 4, "--label", "0", "--cfg", 2, "--output", tmp_path / "out"]
+    result = dfm(*flags, "--cfg-interval", "0,0.1")
+    guided, plain = [0, 0, 0, 0, 8, 8, 8, 8], [0, 0, 0, 0]
+    assert seen == [guided, plain, plain, guided, plain]  # the first step of each of the two stages
+    assert "each with and without label for guidance 2 at t 0 to 0.1)" in result.out
+
+
 def test_labels_take_turns_and_without_them_all_classes_do(dfm: Dfm, trained: Path, tmp_path: Path) -> None:
     def labels(*flags: str) -> list[int]:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
@@ -111,6 +119,7 @@ def test_json_tells_how_the_images_were_made(dfm: Dfm, trained: Path, tmp_path: 
         "labels": [0, 1],
         "seed": 0,
         "cfg": 1.5,
+        "cfg_interval": [0.0, 1.0],
         "solver": "euler",
         "steps": 5,
         "model_calls": 5,
@@ -196,6 +205,14 @@ MISTAKES = {
     "solver": (["--solver", "heunn"], "unknown solver 'heunn'; expected one of euler, heun, midpoint, ab2. Did you"),
     "device": (["--device", "cuda"], "device 'cuda' is not on this machine; it has cpu (--device auto picks one)"),
     "endless guidance": (["--cfg", "inf"], "--cfg: expected a finite number, got inf"),
+    "backward interval": (
+        ["--cfg", "2", "--cfg-interval", "0.8,0.2"],
+        "0 <= low <= high <= 1, like 0.2,0.8; got 0.8,0.2",
+    ),
+    "interval of one": (["--cfg", "2", "--cfg-interval", "0.8"], "expected the two ends of a range of t"),
+    "interval beyond 1": (["--cfg", "2", "--cfg-interval", "0.8,1.2"], "0 <= low <= high <= 1"),
+    "no interval": (["--cfg", "2", "--cfg-interval", "low"], "--cfg-interval: expected numbers separated by commas"),
+    "interval of nothing": (["--cfg-interval", "0.2,0.8"], "--cfg-interval: there is no guidance to bound"),
     "odd device": (["--device", "gpu"], "expected auto, cpu, cuda, cuda:N or mps, got 'gpu'"),
 }
 

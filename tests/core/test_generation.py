@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dfm_core.assembly import Assembler
 from dfm_core.composition import Composition, DataDescription
 from dfm_core.config.resolve import ConfigRequest, resolve_config
-from dfm_core.errors import CompositionError, UsageError
+from dfm_core.errors import CompositionError, ConfigError, UsageError
 from dfm_core.generation import Guidance, guided_velocity, initial_noise
 from dfm_core.interfaces.backbone import Conditioning
 from dfm_core.model import Model
@@ -111,6 +111,22 @@ def test_guidance_extrapolates_from_no_label_within_its_interval() -> None:
     assert field.batches == [4, 2]  # no second half where no stage is guided
     unconditional = guided_velocity(field, labels, null, Guidance(0.0))
     assert unconditional(stages, torch.tensor([0.5, 0.5], dtype=torch.float64), visible)[0].flatten().tolist() == [4, 4]
+
+
+@pytest.mark.parametrize("interval", [(0.8, 0.2), (-0.1, 0.5), (0.5, 1.1), (0.5,), (0.1, 0.2, 0.3), (float("nan"), 1)])
+def test_an_interval_that_is_none_is_refused(interval: tuple[float, ...]) -> None:
+    with pytest.raises(UsageError, match=r"cfg_interval.*expected the two ends of a range of t, 0 <= low <= high <= 1"):
+        make_model().stream(1, cfg=2.0, cfg_interval=interval)
+    with pytest.raises(ConfigError, match="cfg_interval"):
+        resolve_config(ConfigRequest(values={"sampling": {"cfg_interval": list(interval)}}))
+
+
+def test_the_interval_of_a_call_takes_the_place_of_the_runs() -> None:
+    model = make_model()
+    whole, same, never = (model.generate(1, cfg=3.0, cfg_interval=each) for each in (None, (0, 1), (0.999, 0.999)))
+    assert torch.equal(whole, same)
+    assert torch.equal(never, model.generate(1, cfg=1.0))
+    assert not torch.equal(whole, never)
 
 
 def test_guidance_without_labels_is_refused() -> None:

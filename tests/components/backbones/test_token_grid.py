@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dfm_core.config.sizes import parse_stages
 from dfm_core.errors import StageSizeError
 from dfm_core.stages import StageLayout, StageShape
 from dfm_plugins.backbones.token_grid import Patching, choose_patching, possible_patchings
@@ -87,3 +88,45 @@ def test_almost_no_tokens_are_refused_unless_asked_for() -> None:
     assert edges(choose_patching(stages, 1, None)) == (7, 16)
     small = StageLayout((StageShape((2, 2), (3, 2, 2)), StageShape((4, 4), (3, 4, 4))))
     assert choose_patching(small, None, None).grid == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "token_grid", "would_work"),
+    [
+        ([(10, 10), (16, 16)], None, "8, 16"),
+        ([(10, 10), (16, 16)], 8, "8, 16"),
+        ([(7, 7), (16, 16)], None, "8, 16"),
+        ([(9, 9), (16, 16)], None, "8, 16"),
+        ([(8, 8), (16, 24)], None, "8x12, 16x24"),
+        ([(16, 16), (16, 32)], None, "12x24, 16x32"),
+        ([(16, 16), (20, 20), (24, 24)], 8, "8, 16, 24"),
+        ([(8, 8), (13, 13)], None, "8, 12"),
+        ([(100, 100), (250, 250), (1000, 1000)], 16, "96, 256, 992"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_sizes_that_would(
+    sizes: list[tuple[int, int]], token_grid: int | None, would_work: str
+) -> None:
+    with pytest.raises(StageSizeError, match=f"; the nearest sizes that work: {would_work}$"):
+        choose_patching(layout(*sizes), token_grid, None)
+
+
+@settings(max_examples=100, deadline=None, database=None)
+@given(
+    sizes=st.lists(st.tuples(st.integers(4, 60), st.integers(4, 60)), min_size=1, max_size=3, unique=True),
+    token_grid=st.none() | st.integers(2, 20),
+)
+def test_sizes_that_are_suggested_work(sizes: list[tuple[int, int]], token_grid: int | None) -> None:
+    sizes = sorted(sizes, key=lambda size: size[0] * size[1])
+    try:
+        choose_patching(layout(*sizes), token_grid, None)
+    except StageSizeError as error:
+        suggested = str(error).partition("; the nearest sizes that work: ")[2]
+        if suggested:
+            choose_patching(layout(*parse_stages(suggested)), token_grid, None)
+
+
+def test_stages_of_coefficients_have_no_suggestion() -> None:
+    stages = StageLayout((StageShape((14, 14), (12, 7, 7)), StageShape((32, 32), (12, 16, 16))))
+    with pytest.raises(StageSizeError, match="if that is meant$"):
+        choose_patching(stages, None, None)
