@@ -12,7 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dfm_core.clip_sources import VIDEO_ENDINGS, ClipSource, TimedFrame, frame_files, import_av, open_source
+from dfm_core.clip_sources import (
+    VIDEO_ENDINGS,
+    ClipSource,
+    TimedFrame,
+    TooShortError,
+    frame_files,
+    import_av,
+    open_source,
+)
 from dfm_core.errors import DataError
 from dfm_core.images import Pixels, complete_or_absent, fit_image, make_grid, save_gif, to_pixels, to_tensor
 from dfm_core.stages import Size
@@ -49,8 +57,8 @@ def read_clip(
     frames: T; None for all there are. size: height × width to cover and crop to at `position` (see `fit_image`), None
     for the file's own. start: where the clip lies in the file, in [0, 1] of the room that it leaves; only what is
     needed from there on is decoded. frame_rate: frames a second to pick, those nearest in time; None takes every frame,
-    and so does a folder, whose frames have no times. Raises UnreadableSampleError naming the file, also where it is too
-    short; PluginError for a video file without PyAV.
+    and so does a folder, whose frames have no times. Raises UnreadableSampleError naming the file (ShortSampleError
+    where it is too short), PluginError for a video file without PyAV.
     """
     with open_source(path) as source:
         rate = Fraction(frame_rate).limit_denominator(1000) if frame_rate and source.timed else None
@@ -133,7 +141,8 @@ def _some(
     while len(found := read(start, count)) < count:
         if start == 0:
             at = f" at {float(rate):g} frames a second" if rate else ""
-            raise ValueError(f"it has {len(found)} frames{at}, expected at least {count}")
+            has = f"{len(found)} frame{'s' * (len(found) != 1)}"
+            raise TooShortError(f"it has {has}{at}, expected at least {count}")
         if source.duration < stated:
             stated = source.duration
             start = max(Fraction(0), stated - span) * place
