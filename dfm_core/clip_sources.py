@@ -237,6 +237,8 @@ class _Video(ClipSource):
             stream = container.streams.best("video")
             if stream is None:
                 raise ValueError("it holds no video")
+            if stream.codec_context is None:
+                raise ValueError("its codec is unknown to this FFmpeg; convert it, to H.264 say")
             stream.codec_context.thread_count = 1  # the workers are as many as the cores
             yield container, stream
 

@@ -230,5 +230,9 @@ def test_files_that_do_not_fit(rejected: Rejected, clip: Path) -> None:
     said = rejected("decompose", "photo.png", "--stages", "4x16x16,8x32x32")
     assert "photo.png is no clip of 8 frames; for a picture use stages like 48x64,96x128" in said
     Path("film.mp4").write_bytes(b"no film")
-    assert "film.mp4 is a clip: say how many frames to take, as in --frames 8" in rejected("decompose", "film.mp4")
+    assert "cannot read clip film.mp4" in rejected("decompose", "film.mp4", code=1)
     assert "cannot read clip film.mp4" in rejected("decompose", "film.mp4", "--frames", "4", code=1)
+    pytest.importorskip("av")
+    write_mp4("film.mp4", torch.zeros(3, 17, 16, 16))
+    message = rejected("decompose", "film.mp4")
+    assert "film.mp4 is a clip of 17 frames: say how many to take, as in --frames 8" in message
