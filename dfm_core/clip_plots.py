@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dfm_core.clip_gallery import SMALLEST_CLIP, enlargement, shown_of
 from dfm_core.figures import new_figure
 from dfm_core.images import Pixels
 from dfm_core.inspection import DecompositionReport
@@ -22,8 +23,6 @@ STRIP_FRAMES = 8
 """Most frames of a film strip."""
 STRIP_WIDTH = 8.0
 """Width of a film strip on the sheet, in inches."""
-SMALLEST_HEIGHT = 160
-"""Least height of moving pictures in pixels, so that a stage of 16 pixels can be seen."""
 
 
 def plot_clip_decomposition(report: DecompositionReport, original: Tensor, title: str) -> Figure:
@@ -39,11 +38,17 @@ def plot_clip_decomposition(report: DecompositionReport, original: Tensor, title
     for index, (entry, preview) in enumerate(zip(report.layout, report.previews, strict=True)):
         frames, shown = stage_frames(report, index)
         shape, rms = "×".join(map(str, entry.shape)), report.numbers[index].rms
-        show(axes[index][0], film_strip(frames), f"stage {index + 1}: {shape}, rms {rms:.3f}, {shown}", 9)
+        show(
+            axes[index][0],
+            film_strip(frames),
+            f"stage {index + 1}: {shape}, rms {rms:.3f}, {shown}{_few(len(frames))}",
+            9,
+        )
         included = "stage 1" if index == 0 else f"stages 1 to {index + 1}"
         size = format_size(entry.resolution).replace("x", "×")
-        show(axes[index][1], film_strip(clip_frames(preview[0])), f"{included}: preview of {size}", 9)
-    show(axes[-1][0], film_strip(clip_frames(original[0])), "original", 9)
+        few = _few(preview.shape[2])
+        show(axes[index][1], film_strip(clip_frames(preview[0])), f"{included}: preview of {size}{few}", 9)
+    show(axes[-1][0], film_strip(clip_frames(original[0])), f"original{_few(original.shape[2])}", 9)
     error = report.previews[-1] - original
     peak = float(error.abs().max())
     shown = f"largest {peak:.1e}, shown ×{1 / peak:.0e}" if peak else "none"
@@ -73,6 +78,12 @@ def film_strip(frames: Sequence[Picture]) -> Picture:
     return np.concatenate(padded, axis=1)[:, :-gap]
 
 
+def _few(frames: int) -> str:
+    """What a title says of a strip that leaves frames out."""
+    label = shown_of(frames, STRIP_FRAMES)
+    return f" ({label})" if label else ""
+
+
 def moving_stage(report: DecompositionReport, stage_index: int) -> list[Pixels]:
     """Frames of a stage's tensor beside the preview that ends with it, both as large as the clip or larger.
 
@@ -81,7 +92,7 @@ def moving_stage(report: DecompositionReport, stage_index: int) -> list[Pixels]:
     previews = clip_frames(report.previews[stage_index][0])
     frames, _ = stage_frames(report, stage_index)
     _, height, width = report.layout[-1].resolution
-    scale = -(-SMALLEST_HEIGHT // height) if height < SMALLEST_HEIGHT else 1
+    scale = enlargement(height, SMALLEST_CLIP)
     size = (scale * height, scale * width)
     shown = [frames[index * len(frames) // len(previews)] for index in range(len(previews))]
     pairs = zip(shown, previews, strict=True)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from dfm_core.errors import PluginError, UnreadableSampleError
+from dfm_core.errors import PluginError, ShortSampleError, UnreadableSampleError
 from dfm_core.gif_times import gif_durations
 from dfm_core.images import image_endings, open_image
 
@@ -28,6 +28,10 @@ _MOST_PIXELS = 2**27
 _UNSPECIFIED = 2  # in ISO/IEC 23091-2, matrix coefficients
 _PRE_ROLL = Fraction(1)
 _TURNS = {1: Image.Transpose.ROTATE_90, 2: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_270}
+
+
+class TooShortError(ValueError):
+    """A clip has fewer frames than are asked for."""
 
 
 class TimedFrame(NamedTuple):
@@ -58,7 +62,8 @@ class ClipSource(ABC):
 def open_source(path: str | Path) -> Iterator[ClipSource]:
     """Open a clip: a folder of frames, a GIF or a video file, by its ending.
 
-    Raises UnreadableSampleError naming it, whatever is wrong with it, also while it is read; PluginError without PyAV.
+    Raises UnreadableSampleError naming it, whatever is wrong with it, also while it is read: ShortSampleError for a
+    TooShortError inside. PluginError without PyAV.
     """
     path = Path(path)
     try:
@@ -74,6 +79,8 @@ def open_source(path: str | Path) -> Iterator[ClipSource]:
                 yield _Video(stream)
     except (UnreadableSampleError, PluginError):
         raise
+    except TooShortError as error:
+        raise ShortSampleError(f"cannot read clip {path}: {error}") from error
     # Broken files make decoders raise anything.
     except Exception as error:
         raise UnreadableSampleError(f"cannot read clip {path}: {_reason(error)}") from error
@@ -230,6 +237,8 @@ class _Video(ClipSource):
             stream = container.streams.best("video")
             if stream is None:
                 raise ValueError("it holds no video")
+            if stream.codec_context is None:
+                raise ValueError("its codec is unknown to this FFmpeg; convert it, to H.264 say")
             stream.codec_context.thread_count = 1  # the workers are as many as the cores
             yield container, stream
 

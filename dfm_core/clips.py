@@ -12,13 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dfm_core.clip_sources import VIDEO_ENDINGS, ClipSource, TimedFrame, frame_files, import_av, open_source
-from dfm_core.errors import DataError
+from dfm_core.clip_sources import (
+    VIDEO_ENDINGS,
+    ClipSource,
+    TimedFrame,
+    TooShortError,
+    frame_files,
+    import_av,
+    open_source,
+)
+from dfm_core.errors import DataError, UsageError
 from dfm_core.images import Pixels, complete_or_absent, fit_image, make_grid, save_gif, to_pixels, to_tensor
 from dfm_core.stages import Size
 
 _BT709 = 1  # in ISO/IEC 23091-2, matrix coefficients
 DEFAULT_FRAME_RATE = 8.0
+LOWEST_FRAME_RATE, HIGHEST_FRAME_RATE = 1e-3, 1e6
 MOST_FRAMES = 1024
 """Frames of a clip that is read whole: more is taken for a mistake."""
 
@@ -48,10 +57,12 @@ def read_clip(
 
     frames: T; None for all there are. size: height × width to cover and crop to at `position` (see `fit_image`), None
     for the file's own. start: where the clip lies in the file, in [0, 1] of the room that it leaves; only what is
-    needed from there on is decoded. frame_rate: frames a second to pick, those nearest in time; None takes every frame,
-    and so does a folder, whose frames have no times. Raises UnreadableSampleError naming the file, also where it is too
-    short; PluginError for a video file without PyAV.
+    needed from there on is decoded (of a GIF also what comes before). frame_rate: frames a second to pick, at least
+    0.001, those nearest in time; None takes every frame, and so does a folder, whose frames have no times. Raises
+    UnreadableSampleError naming the file (ShortSampleError where it is too short), PluginError for a video file without
+    PyAV, UsageError for other values than these.
     """
+    check_request(frames, size, start, frame_rate)
     with open_source(path) as source:
         rate = Fraction(frame_rate).limit_denominator(1000) if frame_rate and source.timed else None
 
@@ -64,6 +75,27 @@ def read_clip(
         if len({image.shape for image in found}) > 1:
             raise ValueError("its frames differ in size; say to which size they are to be scaled")
         return torch.stack(found, dim=1)
+
+
+def count_frames(path: str | Path) -> int:
+    """Frames of a clip, as its file states them. Raises as `read_clip` does."""
+    with open_source(path) as source:
+        return max(1, round(source.duration * source.frame_rate))
+
+
+def check_request(frames: int | None, size: Size | None, start: float, frame_rate: float | None) -> None:
+    """Raise UsageError for arguments of `read_clip` that no file can meet."""
+    if frames is not None and frames < 1:
+        raise UsageError(f"frames: expected at least 1, or None for all, got {frames}")
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise UsageError(f"size: expected height × width of at least 1, or None for the file's own, got {size}")
+    if not 0 <= start <= 1:
+        raise UsageError(f"start: expected a share from 0 to 1, got {start:g}")
+    if frame_rate is not None and not LOWEST_FRAME_RATE <= frame_rate <= HIGHEST_FRAME_RATE:
+        raise UsageError(
+            f"frame_rate: expected {LOWEST_FRAME_RATE:g} to {HIGHEST_FRAME_RATE:g} frames a second, or None for every "
+            f"frame, got {frame_rate:g}"
+        )
 
 
 def write_mp4(path: str | Path, clip: Tensor, frame_rate: float = DEFAULT_FRAME_RATE) -> None:
@@ -133,7 +165,8 @@ def _some(
     while len(found := read(start, count)) < count:
         if start == 0:
             at = f" at {float(rate):g} frames a second" if rate else ""
-            raise ValueError(f"it has {len(found)} frames{at}, expected at least {count}")
+            has = f"{len(found)} frame{'s' * (len(found) != 1)}"
+            raise TooShortError(f"it has {has}{at}, expected at least {count}")
         if source.duration < stated:
             stated = source.duration
             start = max(Fraction(0), stated - span) * place

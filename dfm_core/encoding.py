@@ -20,7 +20,7 @@ from dfm_core.interfaces.dataset import Dataset, Sample, Split
 from dfm_core.latent_shards import LatentShards, add_latent, count_latents, describe_shards, open_folder, writing_shard
 from dfm_core.latent_sizes import latent_sizes
 from dfm_core.randomness import derive_generator
-from dfm_core.training.data import UnreadableSamples, load_in_order
+from dfm_core.training.data import UnreadableSamples, failure_of, load_in_order
 from dfm_core.training.distributed import World, lost_processes_named
 
 Loaded = tuple[int, Sample | DFMError]
@@ -212,7 +212,7 @@ def readable(loaded: Sequence[Loaded], unreadable: UnreadableSamples) -> dict[in
     failures = []
     for index, result in loaded:
         if isinstance(result, UnreadableSampleError):
-            failures.append((index, str(result)))
+            failures.append(failure_of(index, result))
         elif isinstance(result, DFMError):
             raise result
         else:

@@ -59,6 +59,10 @@ class UnreadableSampleError(DataError):
     """One sample of a data set cannot be read. The loader skips, counts and names it."""
 
 
+class ShortSampleError(UnreadableSampleError):
+    """One sample is sound and too short for what is asked of it. Skipped, counted and named, and no sign of damage."""
+
+
 class NonFiniteLossError(DFMError):
     """The loss is NaN or infinite; training stops and the last good checkpoint stays."""
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dfm_core.clip_gallery import write_clips
+from dfm_core.clip_gallery import SMALLEST_CELL, enlargement, write_clips
 from dfm_core.clips import DEFAULT_FRAME_RATE
 from dfm_core.generation import GenerationStep
 from dfm_core.images import make_grid, save_gif, save_png, to_pixels
@@ -96,8 +96,10 @@ class Gallery:
             durations = [STEP_MS] * len(steps) + [10 * round(100 / self.frame_rate)] * images.shape[2]
             steps += images.unbind(2)
         size = images.shape[-2:]
-        shrink = min(1.0, ANIMATION_WIDTH / (self.columns * size[1]))
-        cell = [max(1, round(length * shrink)) for length in size]
+        scale = min(1.0, ANIMATION_WIDTH / (self.columns * size[1]))
+        if images.ndim == 5 and scale == 1:
+            scale = enlargement(size[0], SMALLEST_CELL)
+        cell = [max(1, round(length * scale)) for length in size]
         # Nearest neighbour, so that a coarse preview looks as coarse as it is.
         frames = [make_grid(F.interpolate(step, cell, mode="nearest"), self.columns) for step in steps]
         save_gif(path, frames, durations)

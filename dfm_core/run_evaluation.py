@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dfm_core.assembly import Assembler
-from dfm_core.clip_gallery import SHEET_COLUMNS, grid_of_clips
-from dfm_core.clips import contact_sheet, write_gif
+from dfm_core.clip_gallery import grid_of_clips, sheet_of_clips
+from dfm_core.clips import write_gif
 from dfm_core.composition import Composition
 from dfm_core.gallery import grid_columns
 from dfm_core.generation import generate_images
@@ -107,7 +107,7 @@ def save_sample_grid(composition: Composition, path: Path | None) -> None:
         return
     samples, columns = torch.cat(images), grid_columns(sampling.num, min(classes, sampling.num))
     if samples.ndim == 5:
-        save_png(path, contact_sheet(samples, SHEET_COLUMNS))
+        save_png(path, sheet_of_clips(samples))
         write_gif(path.with_suffix(".gif"), grid_of_clips(samples, columns), sampling.frame_rate)
     else:
         save_png(path, make_grid(samples, columns))

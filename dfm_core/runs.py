@@ -21,7 +21,7 @@ from dfm_core.run_status import check_not_training, recorded_status
 from dfm_core.solvers import make_solver
 from dfm_core.stages import format_size
 from dfm_core.training.checkpoint import Checkpoint
-from dfm_core.training.data import BatchStream
+from dfm_core.training.data import SKIPPED_SHORT, BatchStream
 from dfm_core.training.distributed import World
 from dfm_core.training.progress import Reporter
 from dfm_core.training.run_directory import RunDirectory
@@ -38,7 +38,8 @@ class FinishedRun:
     """What a training leaves.
 
     path: the run's folder. training: how it ended. composition: holds the raw weights. first_step: finished steps
-    before it. unreadable: how many samples of the data could not be read and were skipped.
+    before it. unreadable, too_short: how many samples of the data were skipped, since they could not be read or were
+    sound and too short; skipped.txt in the folder names them.
     """
 
     path: Path
@@ -46,6 +47,7 @@ class FinishedRun:
     composition: Composition
     first_step: int
     unreadable: int
+    too_short: int = 0
 
 
 def describe_data(dataset: Dataset) -> DataDescription:
@@ -211,8 +213,11 @@ def _train(
         )
         training = trainer.train(start)
         status.state = "interrupted" if training.interrupted else "finished"
-    unreadable = {message for messages in world.gather(skipped.messages) for message in messages}
-    return FinishedRun(run.path, training, composition, start.step if start else 0, len(unreadable))
+    messages = {message for messages in world.gather(skipped.messages) for message in messages}
+    if world.is_first:
+        run.note_skipped(messages)
+    short = sum(message.startswith(SKIPPED_SHORT) for message in messages)
+    return FinishedRun(run.path, training, composition, start.step if start else 0, len(messages) - short, short)
 
 
 def count_flops(composition: Composition, warn: Callable[[str], None]) -> int | None:

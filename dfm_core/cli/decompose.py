@@ -78,12 +78,16 @@ def read(photo: Path, size: tuple[int, ...]) -> Tensor:
 
     Raises UsageError for a picture where several frames are asked for, and for a video file where none are.
     """
-    from dfm_core.clips import is_clip, read_clip
+    from dfm_core.clips import count_frames, is_clip, read_clip
     from dfm_core.images import read_image
 
     if len(size) == 2:
         if photo.is_file() and is_clip(photo) and photo.suffix.lower() != ".gif":
-            raise UsageError(f"{photo} is a clip: say how many frames to take, as in --frames 8")
+            there = count_frames(photo)
+            raise UsageError(
+                f"{photo} is a clip of {there} frame{'s' * (there != 1)}: say how many to take, as in --frames "
+                f"{min(8, there)}"
+            )
         return read_image(photo, size)[None]
     frames, *picture_size = size
     if is_clip(photo):

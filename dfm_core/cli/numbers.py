@@ -24,17 +24,22 @@ def read_counts(text: str | None, flag: str) -> list[int] | None:
         raise UsageError(f"{flag}: expected whole numbers separated by commas, like 30,10; got {text!r}") from None
 
 
+def _three_digits(value: float) -> str:
+    """Three digits, or all before the point, without an exponent: 1.5, 12.3, 1020."""
+    return f"{value:.0f}" if value >= 999.5 else f"{value:.3g}"
+
+
 def write_amount(value: float) -> str:
     """Write a large number with three digits and a decimal prefix: 12345 -> "12.3 k"."""
     for size, prefix in _PREFIXES:
         if value >= size:
-            return f"{value / size:.3g} {prefix}"
-    return f"{value:.3g}"
+            return f"{_three_digits(value / size)} {prefix}"
+    return _three_digits(value)
 
 
 def write_bytes(value: float) -> str:
     """Write a number of bytes with three digits: 1536 -> "1.5 KiB"."""
     for size, unit in _BINARY:
         if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:.3g} B"
+            return f"{_three_digits(value / size)} {unit}"
+    return f"{_three_digits(value)} B"

@@ -136,6 +136,10 @@ def say_how_to_go_on(run: FinishedRun) -> None:
     again = plugin_flags(run.composition.config)
     if run.unreadable:
         print(f"{run.unreadable} unreadable file{'s' * (run.unreadable != 1)} skipped")
+    if run.too_short:
+        print(f"{run.too_short} clip{'s' * (run.too_short != 1)} skipped as too short")
+    if run.unreadable or run.too_short:
+        print(f"their names: {run.path / 'skipped.txt'}")
     if training.interrupted:
         why = " (training.max_minutes)" if training.out_of_time else ""
         print(f"stopped after step {training.step}{why}; checkpoint {training.checkpoint}")
@@ -155,7 +159,8 @@ def print_result(run: FinishedRun) -> None:
     """Print how the training ended, as JSON."""
     training = run.training
     ended = {"step": training.step, "loss": training.last_loss, "interrupted": training.interrupted}
-    print_json({"run": str(run.path), **ended, "checkpoint": str(training.checkpoint), "unreadable": run.unreadable})
+    skipped = {"unreadable": run.unreadable, "too_short": run.too_short}
+    print_json({"run": str(run.path), **ended, "checkpoint": str(training.checkpoint), **skipped})
 
 
 def show_plan(config: RunConfig, json: bool, processes: int = 1) -> None:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-import multiprocessing.resource_tracker
-import os
-import signal
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import torch
@@ -16,9 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
-from dfm_core.errors import DataError, DFMError, UnreadableSampleError
+from dfm_core.errors import DataError, DFMError, ShortSampleError, UnreadableSampleError
 from dfm_core.interfaces.dataset import Dataset
 from dfm_core.training.order import BatchOrder, Element, section_of
+from dfm_core.training.worker_processes import ignore_interrupts, starting_processes
 
 Batch = dict[str, Tensor]
 """{"image": (B, C, H, W) or "video": (B, C, T, H, W), float32 in [-1, 1], "label": (B,) int64 (absent on unlabelled
@@ -27,32 +25,53 @@ data)}."""
 _LOGGER = logging.getLogger("dfm")
 _TOLERATED_SHARE = 0.1
 _JUDGED_FROM = 200
+_MOST_SHORT = 1000
+"""So many samples in a row that are too short are taken for all of them."""
+SKIPPED, SKIPPED_SHORT = "skipped: ", "skipped as too short: "
+"""What warnings of damaged samples, and of sound ones that are too short, begin with."""
+
+
+class Failure(NamedTuple):
+    """A sample that cannot be used. message: names it. damaged: False where it is sound and too short."""
+
+    sample: int
+    message: str
+    damaged: bool = True
+
+
+def failure_of(index: int, error: UnreadableSampleError) -> Failure:
+    """What is noted of an error of a sample."""
+    return Failure(index, str(error), not isinstance(error, ShortSampleError))
 
 
 class UnreadableSamples:
-    """What could not be read: warns once a sample, and raises DataError when it is more than a tenth of the data.
+    """What could not be read: warns once a sample, and raises DataError when more than a tenth of the data is damaged.
 
-    The share is that of the distinct samples seen so far, judged when at least 200, or all, have been seen. counts:
-    message (which names the file) -> how often it came up.
+    The share is that of the distinct samples seen so far, judged when at least 200, or all, have been seen. Samples
+    that are too short are as named, and no error unless nothing else is left. counts: message (which names the file) ->
+    how often it came up.
     """
 
     def __init__(self, total: int, warn: Callable[[str], None] | None = None) -> None:
         self.counts: dict[str, int] = {}
         self._total = total
         self._seen: set[int] = set()
-        self._broken: set[int] = set()
+        self._damaged: set[int] = set()
+        self._short: set[int] = set()
         self._warn = _LOGGER.warning if warn is None else warn
 
-    def add(self, seen: Sequence[int], failures: Sequence[tuple[int, str]]) -> None:
-        """Note the samples `seen`, and among them the `failures` (index, message)."""
+    def add(self, seen: Sequence[int], failures: Sequence[Failure]) -> None:
+        """Note the samples `seen`, and among them the `failures`."""
         self._seen.update(seen)
-        for index, message in failures:
-            if index not in self._broken:
-                self._broken.add(index)
-                self._warn(f"skipped: {message}")
+        for index, message, damaged in failures:
+            if index not in self._damaged | self._short:
+                (self._damaged if damaged else self._short).add(index)
+                self._warn(f"{SKIPPED if damaged else SKIPPED_SHORT}{message}")
             self.counts[message] = self.counts.get(message, 0) + 1
         enough = len(self._seen) >= min(_JUDGED_FROM, self._total)
-        if enough and len(self._broken) > _TOLERATED_SHARE * len(self._seen):
+        if enough and len(self._damaged) > _TOLERATED_SHARE * len(self._seen):
+            raise self.error()
+        if len(self._damaged) + len(self._short) == self._total:
             raise self.error()
 
     def checked(self, loaded: _Loaded) -> Batch:
@@ -66,11 +85,18 @@ class UnreadableSamples:
         return batch
 
     def error(self) -> DataError:
-        """Return the error that says how many samples are unreadable, and names the first."""
-        named = "; ".join(list(self.counts)[:3])
+        """Return the error that says how many samples are damaged, or too short, and names the first."""
+        named = "; ".join(list(self.counts)[:3]) + ("; …" if len(self.counts) > 3 else "")
+        seen = f"of the {len(self._seen)} samples seen so far"
+        if len(self._damaged) <= _TOLERATED_SHARE * len(self._seen):
+            return DataError(
+                f"{len(self._short)} {seen} are too short, expected some that are long enough; ask for fewer frames, "
+                f"or take longer clips: {named}"
+            )
+        short = f", {len(self._short)} more are too short" if self._short else ""
         return DataError(
-            f"{len(self._broken)} of the {len(self._seen)} samples seen so far are unreadable, expected at most a "
-            f"tenth; repair or remove them: {named}{'; …' if len(self.counts) > 3 else ''}"
+            f"{len(self._damaged)} {seen} are unreadable, expected at most a tenth{short}; repair or remove them: "
+            f"{named}"
         )
 
 
@@ -147,11 +173,11 @@ def load_in_order(
         collate_fn=collate,
         num_workers=workers,
         multiprocessing_context="spawn" if workers else None,
-        worker_init_fn=_ignore_interrupts if workers else None,
+        worker_init_fn=ignore_interrupts if workers else None,
         pin_memory=pin_memory,
         generator=torch.Generator().manual_seed(0),  # else it draws from torch's global state
     )
-    with _starting_processes():
+    with starting_processes():
         loaded = iter(loader)
     try:
         yield from loaded
@@ -171,7 +197,7 @@ def load_batch(
 ) -> Batch:
     """Load samples by index in this process, for statistics and validation; unreadable ones are replaced by the next.
 
-    unreadable: where to note those; default: warn and forget. Raises DataError where more than a tenth is unreadable.
+    unreadable: where to note those; default: warn and forget. Raises DataError where more than a tenth is damaged.
     """
     loaded = _collate([_load(dataset, index, epoch) for index in indices])
     return (unreadable or UnreadableSamples(len(dataset))).checked(loaded)
@@ -182,7 +208,7 @@ class _Loaded(NamedTuple):
 
     content: Any
     seen: list[int]
-    failures: list[tuple[int, str]]
+    failures: list[Failure]
     error: DFMError | None
 
 
@@ -197,15 +223,17 @@ class _Items(TorchDataset[_Loaded]):
 def _load(dataset: Dataset, index: int, epoch: int) -> _Loaded:
     """Load a sample or the next readable one; errors are returned, since a worker would bury their message."""
     seen: list[int] = []
-    failures: list[tuple[int, str]] = []
+    failures: list[Failure] = []
     section = section_of(dataset, index)
-    # More failures in a row than this are more than a tenth of all the data.
-    while len(failures) <= _TOLERATED_SHARE * len(dataset):
+    # More damaged ones in a row than this are more than a tenth of all the data.
+    while sum(failure.damaged for failure in failures) <= _TOLERATED_SHARE * len(dataset):
+        if failures and len(failures) >= min(_MOST_SHORT, len(section)):
+            break
         seen.append(index)
         try:
             return _Loaded(dataset.load(index, epoch), seen, failures, None)
         except UnreadableSampleError as error:
-            failures.append((index, str(error)))
+            failures.append(failure_of(index, error))
         except DFMError as error:
             return _Loaded(None, seen, failures, error)
         index = section[(index + 1 - section.start) % len(section)]
@@ -220,28 +248,3 @@ def _collate(items: list[_Loaded]) -> _Loaded:
         [failure for item in items for failure in item.failures],
         next((item.error for item in items if item.error), None),
     )
-
-
-def _ignore_interrupts(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextmanager
-def _starting_processes() -> Iterator[None]:
-    """Give processes that start here one thread each, and leave Ctrl-C to this one from their first moment on."""
-    threads = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    blocked: set[Any] = set()
-    if hasattr(signal, "pthread_sigmask"):
-        # Started within, the tracker would unblock the signal.
-        multiprocessing.resource_tracker.ensure_running()
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        if threads is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = threads

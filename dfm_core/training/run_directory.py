@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ CONFIG_FILE = "config.yaml"
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Paths of one run: config.yaml, metrics.jsonl, status.json, checkpoints/, samples/, tensorboard/."""
+    """Paths of one run: config.yaml, metrics.jsonl, status.json, skipped.txt, checkpoints/, samples/, tensorboard/."""
 
     path: Path
 
@@ -70,6 +70,11 @@ class RunDirectory:
         return self.path / "status.json"
 
     @property
+    def skipped(self) -> Path:
+        """Samples that were skipped, a line each; absent where there were none."""
+        return self.path / "skipped.txt"
+
+    @property
     def checkpoints(self) -> Path:
         """The checkpoints, a folder each."""
         return self.path / FOLDER
@@ -83,6 +88,12 @@ class RunDirectory:
     def tensorboard(self) -> Path:
         """TensorBoard events."""
         return self.path / "tensorboard"
+
+    def note_skipped(self, messages: Iterable[str]) -> None:
+        """Add lines to those of skipped.txt, sorted, each once."""
+        known = self.skipped.read_text(encoding="utf-8").splitlines() if self.skipped.exists() else []
+        if lines := sorted({*known, *messages}):
+            replace_text(self.skipped, "".join(f"{line}\n" for line in lines))
 
     def write_config(self, config: Mapping[str, object]) -> None:
         """Write config.yaml (JSON types), keys in the given order, replacing an older one in one go."""

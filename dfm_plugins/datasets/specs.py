@@ -94,7 +94,7 @@ class VideoFolderOptions(Options):
     )
     labels: bool = Field(default=True, description="Take sub-folders as classes; false: use all clips without labels.")
     frame_rate: float | None = Field(
-        default=None, gt=0, le=1000, description="Frames a second to take, the nearest in time; null: every frame."
+        default=None, ge=1e-3, le=1000, description="Frames a second to take, the nearest in time; null: every frame."
     )
     stills: bool = Field(
         default=False,

@@ -93,7 +93,7 @@ def test_json_is_all_of_stdout(dfm: Dfm, tmp_path: Path) -> None:
     assert values.pop("loss") > 0
     checkpoint = str(tmp_path / "run" / "checkpoints" / "step_00000002")
     expected = {"run": str(tmp_path / "run"), "step": 2, "interrupted": False, "checkpoint": checkpoint}
-    assert values == {**expected, "unreadable": 0}
+    assert values == {**expected, "unreadable": 0, "too_short": 0}
     assert "step 2/2" in result.err
 
 
@@ -234,9 +234,12 @@ def test_a_few_broken_images_are_skipped_counted_and_named(dfm: Dfm, photos: Pat
     result = dfm("train", *TINY, *flags)
     named = [line for line in result.err.splitlines() if "skipped: cannot read image" in line]
     assert sorted(re.findall(r"(\d\d)\.png: ", " ".join(named))) == ["05", "17"]
-    assert "2 unreadable files skipped" in result.lines
+    assert {"2 unreadable files skipped", f"their names: {tmp_path / 'run' / 'skipped.txt'}"} <= {*result.lines}
+    names = (tmp_path / "run" / "skipped.txt").read_text().splitlines()
+    assert [re.findall(r"skipped: cannot read image .*(\d\d)\.png: ", name) for name in names] == [["05"], ["17"]]
     resumed = dfm("train", "--resume", tmp_path / "run", "--max-steps", 13, "--json")
     assert resumed.json["unreadable"] == 2
+    assert (tmp_path / "run" / "skipped.txt").read_text().splitlines() == names
 
 
 def test_labels_are_the_sub_folders(dfm: Dfm, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from command_tools import TINY, Dfm, Rejected, write_picture
 from PIL import Image, ImageSequence
 
 from dfm_core.cli.app import main
-from dfm_core.clips import write_gif, write_mp4
+from dfm_core.clips import read_clip, write_gif, write_mp4
 from dfm_core.model import load
 
 CLIPS = [*TINY, "--dataset", "moving_shapes", "--backbone", "video_dit"]
@@ -61,8 +61,8 @@ def test_frames_are_a_shorter_way_to_write_stages(dfm: Dfm, filmed: Path, tmp_pa
 
 
 def test_sample_grids_in_training_are_sheets_and_play(filmed: Path) -> None:
-    assert size_of(filmed / "samples" / "step_00000003.png") == (1, 2 + 2 * 18, 2 + 4 * 18)
-    assert size_of(filmed / "samples" / "step_00000003.gif") == (4, 2 + 18, 2 + 2 * 18)
+    assert size_of(filmed / "samples" / "step_00000003.png") == (1, 2 + 2 * 66, 2 + 4 * 66)
+    assert size_of(filmed / "samples" / "step_00000003.gif") == (4, 2 + 66, 2 + 2 * 66)
 
 
 def test_sampling_clips(dfm: Dfm, filmed: Path, tmp_path: Path) -> None:
@@ -72,9 +72,10 @@ def test_sampling_clips(dfm: Dfm, filmed: Path, tmp_path: Path) -> None:
     suffixes = ["", "_stage_1", "_stage_2"]
     expected = {f"{stem}{suffix}{end}" for stem in stems for suffix in suffixes for end in (".png", ".gif", ".mp4")}
     assert {path.name for path in (tmp_path / "out").iterdir()} == expected
-    assert size_of(tmp_path / "out" / "0001_stage_1.gif") == (4, 8, 8)
-    assert size_of(tmp_path / "out" / "0001.gif") == (4, 16, 16)
-    assert size_of(tmp_path / "out" / "0001.png") == (1, 2 + 18, 2 + 4 * 18)
+    assert size_of(tmp_path / "out" / "0001_stage_1.gif") == (4, 160, 160)
+    assert size_of(tmp_path / "out" / "0001.gif") == (4, 160, 160)
+    assert size_of(tmp_path / "out" / "0001.png") == (1, 2 + 66, 2 + 4 * 66)
+    assert read_clip(tmp_path / "out" / "0001.mp4").shape == (3, 4, 16, 16)
     assert "3 of 3 clips" in result.err
     assert result.lines[0].startswith("5 model calls per clip (euler, 5 steps)")
     assert result.lines[1] == f"wrote 36 files; grid: {tmp_path / 'out' / 'grid.png'}"
@@ -110,8 +111,8 @@ def test_time_is_decomposed_too(dfm: Dfm, tmp_path: Path) -> None:
     flags = [*CLIPS, "--stages", "2x8x8,4x16x16", "--max-steps", 1, "--set", "logging.sample_every=0"]
     dfm("train", *flags, "--output", tmp_path / "run")
     dfm("sample", tmp_path / "run", *SHORT, "--num", 1, "--previews", "--output", tmp_path / "out")
-    assert size_of(tmp_path / "out" / "0000_stage_1.gif") == (2, 8, 8)
-    assert size_of(tmp_path / "out" / "0000_stage_2.gif") == (4, 16, 16)
+    assert size_of(tmp_path / "out" / "0000_stage_1.gif") == (2, 160, 160)
+    assert size_of(tmp_path / "out" / "0000_stage_2.gif") == (4, 160, 160)
 
 
 def test_going_on_with_a_run(dfm: Dfm, rejected: Rejected, filmed: Path, tmp_path: Path) -> None:
@@ -230,5 +231,9 @@ def test_files_that_do_not_fit(rejected: Rejected, clip: Path) -> None:
     said = rejected("decompose", "photo.png", "--stages", "4x16x16,8x32x32")
     assert "photo.png is no clip of 8 frames; for a picture use stages like 48x64,96x128" in said
     Path("film.mp4").write_bytes(b"no film")
-    assert "film.mp4 is a clip: say how many frames to take, as in --frames 8" in rejected("decompose", "film.mp4")
+    assert "cannot read clip film.mp4" in rejected("decompose", "film.mp4", code=1)
     assert "cannot read clip film.mp4" in rejected("decompose", "film.mp4", "--frames", "4", code=1)
+    pytest.importorskip("av")
+    write_mp4("film.mp4", torch.zeros(3, 17, 16, 16))
+    message = rejected("decompose", "film.mp4")
+    assert "film.mp4 is a clip of 17 frames: say how many to take, as in --frames 8" in message

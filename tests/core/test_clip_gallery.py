@@ -13,6 +13,7 @@ from given_steps import GivenStep
 from PIL import Image, ImageSequence
 
 from dfm_core import clip_gallery
+from dfm_core.clip_gallery import enlarged, enlargement, shown_of
 from dfm_core.clips import read_clip
 from dfm_core.gallery import Gallery
 from dfm_core.generation import GenerationStep
@@ -61,10 +62,10 @@ def test_a_sheet_a_gif_and_a_film_a_clip(tmp_path: Path) -> None:
     assert names == [f"{stem}.{ending}" for stem in stems for ending in ("png", "gif", "mp4")]
     with Image.open(tmp_path / "grid.png") as sheet:
         pixels = np.asarray(sheet).astype(int)
-    assert pixels.shape == (2 + 3 * 18, 2 + 4 * 18, 3)  # a row a clip, its frames from left to right
+    assert pixels.shape == (2 + 3 * 66, 2 + 4 * 66, 3)  # a row a clip, its frames from left to right
     for clip in range(3):
         for frame in range(4):
-            place = pixels[10 + 18 * clip, 10 + 18 * frame, 0]
+            place = pixels[10 + 66 * clip, 10 + 66 * frame, 0]
             assert place == level(min(1.0, grey(clip, 4, frame)))
 
 
@@ -83,9 +84,9 @@ def test_clips_play_at_their_frame_rate(tmp_path: Path) -> None:
 def test_the_grid_shows_all_at_once(tmp_path: Path) -> None:
     written(tmp_path)
     frames, durations = frames_of(tmp_path / "grid.gif")
-    assert {frame.shape for frame in frames} == {(2 + 2 * 18, 2 + 2 * 18, 3)}
+    assert {frame.shape for frame in frames} == {(2 + 2 * 66, 2 + 2 * 66, 3)}
     assert sum(durations) == 500
-    assert abs(frames[2][10, 10 + 18, 0] - level(grey(1, 4, 2))) <= 2
+    assert abs(frames[2][10, 10 + 66, 0] - level(grey(1, 4, 2))) <= 2
 
 
 def test_previews_with_fewer_frames_play_as_long(tmp_path: Path) -> None:
@@ -95,7 +96,7 @@ def test_previews_with_fewer_frames_play_as_long(tmp_path: Path) -> None:
     first, slow = frames_of(tmp_path / "0001_stage_1.gif")
     second, quick = frames_of(tmp_path / "0001_stage_2.gif")
     assert (slow, quick) == ([200] * 2, [100] * 4)
-    assert (first[0].shape, second[0].shape) == ((8, 8, 3), (16, 16, 3))
+    assert (first[0].shape, second[0].shape) == ((160, 160, 3), (160, 160, 3))
     assert abs(first[1][4, 4, 0] - level(grey(1, 2, 1))) <= 2
     assert (tmp_path / "grid_stage_1.png").is_file()
 
@@ -105,7 +106,7 @@ def test_the_animation_plays_on_while_clips_are_made(tmp_path: Path) -> None:
     assert paths[-1].name == "animation.gif"
     frames, durations = frames_of(paths[-1])
     assert durations == [80] * 4 + [120] * 4
-    assert {frame.shape for frame in frames} == {(2 + 2 * 18, 2 + 2 * 18, 3)}
+    assert {frame.shape for frame in frames} == {(2 + 2 * 66, 2 + 2 * 66, 3)}
     shown = [abs(frame[10, 10, 0]) for frame in frames]
     expected = [grey(0, step, (step - 1) % 4) for step in range(1, 5)] + [grey(0, 4, frame) for frame in range(4)]
     assert all(abs(value - level(want)) <= 2 for value, want in zip(shown, expected, strict=True))
@@ -121,7 +122,19 @@ def test_long_clips_have_short_sheets(tmp_path: Path) -> None:
     gallery.collect(generation(1, frames=(4, 20)))
     gallery.write(tmp_path)
     with Image.open(tmp_path / "0000.png") as sheet:
-        assert sheet.size == (2 + 8 * 18, 2 + 18)
+        assert sheet.size == (2 + 8 * 66, 2 + 66 + 18)
         pixels = np.asarray(sheet).astype(int)
     assert pixels[10, 10, 0] == level(grey(0, 4, 0))
-    assert pixels[10, 10 + 7 * 18, 0] == level(grey(0, 4, 19))
+    assert pixels[10, 10 + 7 * 66, 0] == level(grey(0, 4, 19))
+    label = pixels[2 + 66 :, :, 0] < 128
+    assert label[:, :100].any(), "it says that 8 of 20 frames are shown"
+    assert not label[:, 100:].any()
+
+
+def test_tiny_clips_are_enlarged_by_whole_numbers() -> None:
+    clip = torch.arange(12.0).reshape(1, 1, 3, 4)
+    large = enlarged(clip, 8)
+    assert large.shape == (1, 1, 9, 12)
+    assert torch.equal(large[..., 1::3, 1::3], clip)
+    assert [enlargement(height, 160) for height in (8, 48, 159, 160, 500)] == [20, 4, 2, 1, 1]
+    assert (shown_of(17, 8), shown_of(8, 8)) == ("8 of 17 frames", "")

@@ -15,8 +15,8 @@ from clip_files import SIZE, add_silence, numbered, numbers_of, write_video
 from PIL import Image
 from torch import Tensor
 
-from dfm_core.clips import contact_sheet, is_clip, read_clip, write_gif, write_mp4
-from dfm_core.errors import DataError, PluginError, UnreadableSampleError
+from dfm_core.clips import contact_sheet, count_frames, is_clip, read_clip, write_gif, write_mp4
+from dfm_core.errors import DataError, PluginError, ShortSampleError, UnreadableSampleError, UsageError
 
 av = pytest.importorskip("av")
 
@@ -252,6 +252,39 @@ def test_too_short_and_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     os.mkfifo(tmp_path / "pipe.mp4")
     with pytest.raises(UnreadableSampleError, match="it is no file"):
         read_clip(tmp_path / "pipe.mp4", 2)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"frames": 0}, "frames: expected at least 1, or None for all, got 0"),
+        ({"frames": -2}, "got -2"),
+        ({"frame_rate": 1e-9}, r"frame_rate: expected 0\.001 to 1e\+06 frames a second, or None .*, got 1e-09"),
+        ({"frame_rate": -1.0}, "frame_rate: .* got -1"),
+        ({"frame_rate": float("nan")}, "frame_rate: .* got nan"),
+        ({"size": (0, 0)}, r"size: expected height × width of at least 1, .* got \(0, 0\)"),
+        ({"start": -0.5}, r"start: expected a share from 0 to 1, got -0\.5"),
+        ({"start": 2.0}, "start: .* got 2"),
+    ],
+)
+def test_wrong_requests_are_not_the_fault_of_the_file(wrong: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_clip(gif(tmp_path / "a.gif"), **{"frames": 2, **wrong})
+
+
+def test_a_codec_that_is_unknown_is_said_to_be(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", 2)
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"xyz1"))
+    with pytest.raises(UnreadableSampleError, match=r"a\.mp4: its codec is unknown to this FFmpeg; convert it"):
+        read_clip(path)
+
+
+def test_frames_are_counted_as_the_file_states_them(tmp_path: Path) -> None:
+    paths = write_video(tmp_path / "a.mp4", 17), write_video(tmp_path / "b.webm", 5, codec="libvpx")
+    still = gif(tmp_path / "c.gif", 1)
+    assert [count_frames(path) for path in (*paths, still)] == [17, 5, 1]
+    with pytest.raises(ShortSampleError, match=r"c\.gif: it has 1 frame, expected at least 2$"):
+        read_clip(still, 2)
 
 
 def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

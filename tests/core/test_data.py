@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from dfm_core.errors import DataError, UnreadableSampleError
+from dfm_core.errors import DataError, ShortSampleError, UnreadableSampleError
 from dfm_core.interfaces.dataset import Dataset, DatasetFacts, Sample
 from dfm_core.plugins import Options
-from dfm_core.training.data import BatchStream, UnreadableSamples, load_batch
+from dfm_core.training.data import BatchStream, Failure, UnreadableSamples, load_batch
 
 
 class Numbers(Dataset):
@@ -44,6 +44,19 @@ class Numbers(Dataset):
         image = torch.full((3, 2, 2), float(index))
         image[1] = epoch
         return {"image": image, "label": index % 2} if self.labelled else {"image": image}
+
+
+class Clips(Numbers):
+    """Those in `short` are too short."""
+
+    def __init__(self, length: int, short: range, broken: frozenset[int] = frozenset()) -> None:
+        super().__init__(length, broken)
+        self.short = short
+
+    def load(self, index: int, epoch: int) -> Sample:
+        if index in self.short:
+            raise ShortSampleError(f"cannot read clip {index}.mp4: it has 3 frames, expected at least 5")
+        return super().load(index, epoch)
 
 
 class Dying(Numbers):
@@ -168,13 +181,34 @@ def test_more_than_a_tenth_is_an_error(broken: int, fails: bool) -> None:
 
 def test_few_samples_are_not_judged_and_few_in_all_are() -> None:
     counted = UnreadableSamples(1000, lambda _: None)
-    counted.add(range(199), [(index, str(index)) for index in range(21)])
+    counted.add(range(199), [Failure(index, str(index)) for index in range(21)])
     with pytest.raises(DataError, match="21 of the 200"):
         counted.add([199], [])
     small = UnreadableSamples(5, lambda _: None)
-    small.add(range(4), [(0, "a")])
+    small.add(range(4), [Failure(0, "a")])
     with pytest.raises(DataError, match="1 of the 5"):
         small.add([4], [])
+
+
+def test_short_samples_are_named_and_no_sign_of_damage() -> None:
+    messages: list[str] = []
+    stream = BatchStream(Clips(40, range(30), frozenset({35})), 40, seed=0, warn=messages.append)
+    assert {index for index, _ in drawn(stream, 1)} == {30, 31, 32, 33, 34, 36, 37, 38, 39}
+    assert len(messages) == len(stream.unreadable) == 31
+    assert "skipped as too short: cannot read clip 7.mp4: it has 3 frames, expected at least 5" in messages
+    assert "skipped: cannot read image 35.png: cut off" in messages
+    damaged = Clips(40, range(30), frozenset(range(35, 40)))
+    with pytest.raises(DataError, match=r"5 of the 40 .* expected at most a tenth, 30 more are too short; repair"):
+        drawn(BatchStream(damaged, 40, seed=0, warn=lambda _: None), 1)
+
+
+@pytest.mark.parametrize("length", [1, 5, 300, 3000])
+def test_data_of_short_samples_only_is_an_error(length: int) -> None:
+    clips = Clips(length, range(length))
+    with pytest.raises(DataError, match=r"are too short, expected some that .*; ask for fewer frames.*\.mp4: it has 3"):
+        next(BatchStream(clips, 4, seed=0, warn=lambda _: None).batches())
+    with pytest.raises(DataError, match="are too short"):
+        load_batch(clips, [0, 0])
 
 
 @pytest.mark.parametrize("length", [1, 5, 300])

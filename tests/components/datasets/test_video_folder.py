@@ -152,6 +152,17 @@ def test_damaged_and_short_files_are_skipped_counted_and_named(tmp_path: Path) -
     assert read == Counter({index: 1 + (index in (5, 18, 24)) for index in range(40) if index not in (4, 17, 23)})
 
 
+def test_short_files_do_not_stop_a_training(tmp_path: Path) -> None:
+    for index in range(12):
+        write_video(tmp_path / f"{index:02}.mp4", 5 if index < 4 else 3, codec="mpeg4")
+    dataset = clips(tmp_path, (5, 32, 80))
+    messages: list[str] = []
+    assert len(next(BatchStream(dataset, 12, seed=0, warn=messages.append).batches())["video"]) == 12
+    assert len(messages) == 8
+    with pytest.raises(DataError, match="12 of the 12 samples .* too short, .* ask for fewer frames"):
+        next(BatchStream(clips(tmp_path, (6, 32, 80)), 4, seed=0, warn=lambda _: None).batches())
+
+
 def joint(tmp_path: Path, number_of_clips: int = 6, number_of_images: int = 10, **options: object) -> VideoFolder:
     for index in range(number_of_clips):
         write_video(tmp_path / "a" / f"{index}.mp4", 6, first=100, codec="mpeg4")
