@@ -14,6 +14,7 @@ from dfm_core.conformance.path_examples import (
     sigmas_of,
     stages_of,
     times,
+    walked,
 )
 from dfm_core.interfaces.path import Moments, ProbabilityPath
 from dfm_core.stages import Stages
@@ -51,8 +52,8 @@ def velocity_is_the_derivative(path: ProbabilityPath, x: Tensor) -> Measurement:
     noise = noise_for(data, "derivative")
     worst = 0.0
     for time in (0.1, 0.5, 0.9):
-        ahead, behind = (path.at(data, noise, times(path, 8, time + h))[0] for h in (STEP, -STEP))
-        _, velocities = path.at(data, noise, times(path, 8, time))
+        ahead, behind = (walked(path, data, noise, times(path, 8, time + h))[0] for h in (STEP, -STEP))
+        _, velocities = walked(path, data, noise, times(path, 8, time))
         slopes = tuple((a - b) / (2 * STEP) for a, b in zip(ahead, behind, strict=True))
         worst = max(worst, _change(slopes, velocities))
     return at_most(
@@ -65,7 +66,7 @@ def leads_from_noise_to_data(path: ProbabilityPath, x: Tensor) -> Measurement:
     """At t = 0 the first stage is its noise, at t = 1 the last one is its data."""
     data = stages_of(path, x[:8])
     noise = noise_for(data, "ends")
-    start, end = (path.at(data, noise, times(path, 8, t))[0] for t in (0.0, 1.0))
+    start, end = (walked(path, data, noise, times(path, 8, t))[0] for t in (0.0, 1.0))
     for what, error in (
         ("stage 1 at t = 0 is not its noise", _change(noise[:1], start[:1])),
         ("the last stage at t = 1 is not its data", _change(data[-1:], end[-1:])),
@@ -80,8 +81,8 @@ def samples_are_independent(path: ProbabilityPath, x: Tensor) -> Measurement:
     data = stages_of(path, x[:4])
     noise = noise_for(data, "samples")
     t = torch.linspace(0.1, 0.9, 4, dtype=torch.float64)[:, None].repeat(1, path.facts.num_stages)
-    together = path.at(data, noise, t)
-    alone = path.at(tuple(s[:1] for s in data), tuple(s[:1] for s in noise), t[:1])
+    together = walked(path, data, noise, t)
+    alone = walked(path, tuple(s[:1] for s in data), tuple(s[:1] for s in noise), t[:1])
     change = max(_change(tuple(s[:1] for s in many), one) for many, one in zip(together, alone, strict=True))
     return at_most(change, 1e-12, f"a sample's noisy stages change with the others' by {change:.2g}")
 
@@ -94,7 +95,7 @@ def nothing_else_is_random(path: ProbabilityPath, x: Tensor) -> Measurement:
     grid = accepted_grids(path)[0]
 
     def run() -> list[Tensor]:
-        noisy, velocities = path.at(data, noise, times(path, 4, 0.4))
+        noisy, velocities = walked(path, data, noise, times(path, 4, 0.4))
         return [*noisy, *velocities, *(stage for entry in entries(path, grid, data, noise) for stage in entry.stages)]
 
     first, again = under_two_seeds(run, "walking the path")
@@ -112,7 +113,7 @@ def moments_are_those_of_the_path(path: ProbabilityPath, x: Tensor) -> Measureme
     worst = 0.0
     for time in TIMES:
         t = times(path, len(x), time)
-        pairs = [path.at(data, n, t) for n in (noise, opposite)]
+        pairs = [walked(path, data, n, t) for n in (noise, opposite)]
         told = path.moments(t[0], sigmas_of(data))
         for index in range(len(data)):
             (n1, v1), (n2, v2) = ((noisy[index], velocity[index]) for noisy, velocity in pairs)
@@ -148,7 +149,7 @@ def phases_begin_where_training_was(path: ProbabilityPath, x: Tensor) -> Measure
     worst = 0.0
     for grid in accepted_grids(path):
         for entry in entries(path, grid, data, noise):
-            trained, _ = path.at(data, noise_for(data, "training"), entry.t.expand(len(x), -1))
+            trained, _ = walked(path, data, noise_for(data, "training"), entry.t.expand(len(x), -1))
             for index in entry.phase.visible.nonzero().flatten().tolist():
                 worst = max(
                     worst, _check_entry(entry.stages[index], trained[index], data[index], index, entry.phase.index)

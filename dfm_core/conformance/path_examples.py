@@ -57,6 +57,11 @@ def times(path: ProbabilityPath, batch: int, value: float) -> Tensor:
     return torch.full((batch, path.facts.num_stages), value, dtype=torch.float64)
 
 
+def walked(path: ProbabilityPath, data: Stages, noise: Stages, t: Tensor) -> tuple[Stages, Stages]:
+    """Noisy stages and velocities; copies are handed out, so that a path that writes into them breaks one law only."""
+    return path.at(tuple(x.clone() for x in data), tuple(n.clone() for n in noise), t.clone())
+
+
 def accepted_grids(path: ProbabilityPath) -> list[ScheduleGrid]:
     """The schedules among four that the path accepts. Raises LawBroken if it is none."""
     num_stages = path.facts.num_stages
@@ -80,7 +85,7 @@ def entries(path: ProbabilityPath, grid: ScheduleGrid, data: Stages, noise: Stag
         if torch.equal(visible, previous):
             continue
         now = grid.t[step]
-        reached, _ = path.at(data, noise, now.expand(len(data[0]), -1))
+        reached, _ = walked(path, data, noise, now.expand(len(data[0]), -1))
         moved = (now != before).tolist()
         state = tuple(new if has_moved else old for new, old, has_moved in zip(reached, state, moved, strict=True))
         phase = Phase(1 + int((grid.visible[1:step] != grid.visible[: step - 1]).any(1).sum()), now, visible, previous)

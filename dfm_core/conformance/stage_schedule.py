@@ -109,17 +109,6 @@ def invisible_stages_rest(schedule: StageSchedule) -> Measurement:
 
 
 @law("stage_schedule")
-def one_stage_is_always_visible(schedule: StageSchedule) -> Measurement:
-    """With one stage the schedule is a plain grid: the stage is visible in every step."""
-    if schedule.facts.num_stages > 1:
-        return Measurement()
-    hidden = int((~schedule.grid().visible).sum())
-    return at_most(
-        hidden, 0, f"the only stage is invisible in {hidden} steps, expected 0: with S = 1 nothing else can move"
-    )
-
-
-@law("stage_schedule")
 def grid_is_reproducible(schedule: StageSchedule) -> Measurement:
     """Two calls of `grid` return the same values."""
     first = schedule.grid()

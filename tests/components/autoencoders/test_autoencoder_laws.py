@@ -181,6 +181,36 @@ class BatchNormalising(Convolutional):
         return super().encode(images - images.mean())
 
 
+class DecodingTheMean(Convolutional):
+    def decode(self, latents: Tensor) -> Tensor:
+        return super().decode(latents - latents.mean(0, keepdim=True))
+
+
+class Seeding(Convolutional):
+    def encode(self, images: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        return super().encode(images)
+
+
+class KeepingTheSize(Convolutional):
+    size: tuple[int, ...] = ()
+
+    def encode(self, images: Tensor) -> Tensor:
+        self.size = tuple(images.shape[-2:])
+        return super().encode(images)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        height, width = self.size
+        return super().decode(latents)[..., :height, :width]
+
+
+class RefusingOtherSizes(KeepingTheSize):
+    def decode(self, latents: Tensor) -> Tensor:
+        if tuple(4 * length for length in latents.shape[-2:]) != self.size:
+            raise ValueError("another size")
+        return super().decode(latents)
+
+
 class InPlace(Convolutional):
     def encode(self, images: Tensor) -> Tensor:
         return super().encode(images.mul_(0.5))
@@ -207,6 +237,10 @@ class InPlaceDecoding(Convolutional):
         (Trainable, "no_gradient_reaches_the_parameters", "1 parameters get a gradient, first weight"),
         (Sampling, "encoding_is_deterministic", "two runs differ by"),
         (BatchNormalising, "images_do_not_influence_each_other", "with the rest of the batch"),
+        (DecodingTheMean, "images_do_not_influence_each_other", "pictures differ by"),
+        (Seeding, "encoding_is_deterministic", "changed the global random state of torch"),
+        (KeepingTheSize, "any_latents_are_decoded", r"expected \(2, 3, 32, 32\), got \(2, 3, 16, 32\); keep no sizes"),
+        (RefusingOtherSizes, "any_latents_are_decoded", "failed: another size; keep no sizes"),
         (InPlace, "inputs_are_not_changed", "input changed"),
         (InPlaceDecoding, "inputs_are_not_changed", "input changed"),
     ],

@@ -109,6 +109,13 @@ class SeesOneStageAtATime(Honest):
         return [part + label + self.index.weight.sum(0) for part in parts]
 
 
+class TakesOneLabelForAnother(Honest):
+    """All but the first, the last and none: nobody looks there by chance."""
+
+    def embed_label(self, label: Tensor) -> Tensor:
+        return self.label(torch.where(label == 1, 0, label)) + 0 * self.label.weight.sum(0)
+
+
 class IgnoresTheLabel(Honest):
     def embed_label(self, label: Tensor) -> Tensor:
         return self.label.weight.sum(0)
@@ -209,6 +216,7 @@ BREAKERS = {
     IgnoresTheLastClock: {"depends_on_time"},
     SeesOneStageAtATime: {"depends_on_visible_stages"},
     IgnoresTheLabel: {"depends_on_label"},
+    TakesOneLabelForAnother: {"depends_on_label"},
     KeepsStateElsewhere: {"survives_state_dict"},
     OverflowsInBfloat16: {"runs_in_bfloat16"},
     KnowsOneSize: {"works_at_other_sizes"},
