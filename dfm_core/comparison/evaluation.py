@@ -19,7 +19,8 @@ from dfm_core.comparison.training import run_folders, training_folder
 from dfm_core.config.run_config import RunConfig
 from dfm_core.devices import resolve_device
 from dfm_core.errors import DFMError
-from dfm_core.evaluation.evaluator import Evaluator, reference_of_run
+from dfm_core.evaluation.evaluator import Evaluator, Reference, reference_of_folder, reference_of_run
+from dfm_core.evaluation.image_sets import folder_images
 from dfm_core.evaluation.reference_cache import ReferenceCache, default_cache
 from dfm_core.evaluation.run_samples import generate_samples
 from dfm_core.gallery import grid_columns
@@ -99,13 +100,18 @@ class Measurer:
         # One seed for all: the real images of every model are the same.
         return self._plan.variants[self._plan.reference].config.model_copy(update={"seed": 0})
 
+    @property
+    def _reference(self) -> Reference:
+        settings, config = self._plan.settings.evaluation, self._reference_config
+        if settings.images is None:
+            return reference_of_run(Assembler(config, self._registry), settings.split, settings.reference_num)
+        return reference_of_folder(folder_images(Path(settings.images), config.stages[-1]), settings.reference_num)
+
     @cached_property
     def _evaluator(self) -> Evaluator:
-        settings = self._plan.settings.evaluation
-        assembler = Assembler(self._reference_config, self._registry)
         return Evaluator(
             {metric.name: metric.options for metric in self._plan.metrics},
-            reference_of_run(assembler, settings.split, settings.reference_num),
+            self._reference,
             self._registry,
             self._world,
             cache=ReferenceCache(default_cache()),
