@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,14 @@ class Measurer:
         warn: Callable[[str], None],
     ) -> None:
         self._folder, self._plan, self._registry, self._say, self._warn = folder, plan, registry, say, warn
+        self._warned: set[str] = set()
+
+    def prepare(self) -> None:
+        """Make the metrics and look at the real images, so that what is missing is found before anything is trained.
+
+        Raises ConfigError, DataError and errors of the metrics.
+        """
+        _ = self._evaluator
 
     def measure(self, variant: str, seed: int, rate: float | None, point: Point, weight: float) -> None:
         """Measure a variant's model after `point`, unless that was done."""
@@ -85,11 +93,17 @@ class Measurer:
             batch_size=settings.batch_size,
         )
         results = self._evaluator.evaluate(samples)
-        for message in dict.fromkeys(warning for result in results for warning in result.warnings):
-            self._warn(message)
+        self._warn_once(warning for result in results for warning in result.warnings)
         save_grid(file.with_suffix(".png"), samples)
         write_json(file, {"request": request, "results": [result.as_dict() for result in results]})
         shutil.rmtree(self._folder / "samples", ignore_errors=True)
+
+    def _warn_once(self, messages: Iterable[str]) -> None:
+        """Pass on what was not said of another measurement already."""
+        for message in messages:
+            if message not in self._warned:
+                self._warned.add(message)
+                self._warn(message)
 
     @cached_property
     def _world(self) -> World:

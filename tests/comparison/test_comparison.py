@@ -216,6 +216,8 @@ def test_a_dry_run_writes_nothing(tiny_file: Path, capsys: pytest.CaptureFixture
     out = capsys.readouterr().out
     assert "haar           7      " in out
     assert "2 trainings of 2 variants, " in out
+    assert main(["compare", str(tiny_file), "--dry-run", "--quiet", "--seeds", "0,1"]) == 0
+    assert "4 trainings of 2 variants, " in capsys.readouterr().out
     assert not Path("comparisons").exists()
     flags = ["--stages", "8,16", "--device", "cpu", "--set", "backbone.options.depth=1", "--max-steps", "10"]
     sweep = ["--sweep", "decomposition=dct,dwt", "--sweep", "flow.standardize=true,false", "--together"]
@@ -225,3 +227,5 @@ def test_a_dry_run_writes_nothing(tiny_file: Path, capsys: pytest.CaptureFixture
         *("decomposition=dct, standardize=true", "decomposition=dwt, standardize=false"),
     ]
     assert planned["variants"]["decomposition=dct, standardize=true"]["steps"] == [10]
+    assert main(["ablate", "--sweep", "sampling.cfg=1,2", *flags, "--dry-run", "--quiet"]) == 0
+    assert "1 training of 2 variants, " in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,3 +56,40 @@ def test_stored_latents_without_images_are_refused_before_training(
         said = rejected("compare", file, "--output", tmp_path / "out", *flags)
         assert "evaluation.images: expected the folder of images that the stored latents were made of" in said
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "message"),
+    [
+        ({"metrics": [{"name": "is", "options": {"path": "none.pth"}}]}, "none.pth"),
+        ({"images": "nowhere"}, "nowhere is none"),
+    ],
+)
+def test_what_is_missing_for_measuring_is_found_before_training(
+    evaluation: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path / "tiny.yaml", {**TINY, "evaluation": {**TINY["evaluation"], **evaluation}})
+    assert main(["compare", str(file), "--output", str(tmp_path / "out")]) != 0
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_finished_comparison_needs_nothing_to_be_read(
+    on_latents: dict[str, Any], photos: Path, tmp_path: Path
+) -> None:
+    evaluation = {**TINY["evaluation"], "images": str(photos), "points": 1}
+    file = write(tmp_path / "latents.yaml", {**on_latents, "evaluation": evaluation})
+    again = ["compare", str(file), "--output", str(tmp_path / "out"), "--only", "haar"]
+    assert main([*again, "--quiet"]) == 0
+    photos.rename(tmp_path / "elsewhere")
+    assert main([*again, "--quiet"]) == 0
+    assert main([*again, "--seeds", "0,1", "--quiet"]) == 1
+
+
+def test_a_warning_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metric = {"name": "fd", "options": {"steps": 2, "resamples": 0}}
+    evaluation = {**TINY["evaluation"], "metrics": [metric]}
+    file = write(tmp_path / "tiny.yaml", {**TINY, "evaluation": evaluation})
+    assert main(["compare", str(file), "--output", str(tmp_path / "out"), "--only", "haar"]) == 0
+    said = re.findall(r"fd: 12 samples for features of", " ".join(capsys.readouterr().err.split()))
+    assert len(said) == 1
