@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from dfm_core.evaluation.evaluator import Evaluator, Reference, reference_of_fol
 from dfm_core.evaluation.image_sets import folder_images
 from dfm_core.evaluation.reference_cache import ReferenceCache, default_cache
 from dfm_core.evaluation.run_samples import generate_samples
+from dfm_core.evaluation.sample_store import SampleStore
 from dfm_core.gallery import grid_columns
 from dfm_core.images import make_grid, save_png
 from dfm_core.interfaces.dataset import Dataset
@@ -96,7 +98,7 @@ class Measurer:
         self._warn_once(warning for result in results for warning in result.warnings)
         save_grid(file.with_suffix(".png"), samples)
         write_json(file, {"request": request, "results": [result.as_dict() for result in results]})
-        shutil.rmtree(self._folder / "samples", ignore_errors=True)
+        remove_samples(self._folder / "samples", request)
 
     def _warn_once(self, messages: Iterable[str]) -> None:
         """Pass on what was not said of another measurement already."""
@@ -133,6 +135,13 @@ class Measurer:
             say=self._say,
             warn=self._warn,
         )
+
+
+def remove_samples(root: Path, request: Mapping[str, Any]) -> None:
+    """Remove the samples of one request: others below `root` may be another process's, which is not done with them."""
+    shutil.rmtree(SampleStore(root, request).folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        root.rmdir()
 
 
 def sampled_as(model: Model, config: RunConfig) -> Model:

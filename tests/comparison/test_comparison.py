@@ -96,6 +96,18 @@ def breaking(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
     return counted
 
 
+def test_samples_of_another_process_stay(tmp_path: Path) -> None:
+    """Two `--only` may run in one folder at once, each with samples of its own there."""
+    other = tmp_path / "out" / "samples" / "0123456789abcdef" / "00000000-00000004.safetensors"
+    file = write(tmp_path / "once.yaml", {**TINY, "evaluation": {**TINY["evaluation"], "points": 1}})
+    assert compare(file, tmp_path / "out", "--only", "haar") == 0
+    other.parent.mkdir(parents=True)
+    other.write_text("somebody else's")
+    assert compare(file, tmp_path / "out", "--only", "flow-matching") == 0
+    assert [path.name for path in other.parent.parent.iterdir()] == [other.parent.name]
+    assert other.read_text() == "somebody else's"
+
+
 def check_results(folder: Path) -> None:
     results = json.loads((folder / "results.json").read_text())
     assert (results["reference"], results["seeds"], results["samples"]) == ("flow-matching", [0, 1], 12)
