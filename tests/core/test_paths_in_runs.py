@@ -11,6 +11,7 @@ import torch
 
 import dfm_core as dfm
 from dfm_core.composition import Composition
+from dfm_core.config.resolve import ConfigRequest, resolve_config
 from dfm_core.errors import CompositionError, ConfigError
 from dfm_core.interfaces.backbone import BackboneFacts
 from dfm_core.interfaces.decomposition import DecompositionFacts
@@ -52,6 +53,17 @@ def test_a_preset_trains_and_generates(tmp_path: Path, preset: str, calls: int, 
     assert [s.num_visible for s in steps if s.stage_finished] == list(range(1, len(model.composition.layout) + 1))
     again = load(tmp_path / "run", device="cpu")
     torch.testing.assert_close(again.generate(3, seed=5), model.generate(3, seed=5), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("preset", ["flow-matching", "dfm", "cascaded", "cascaded-second", "pyramidal-flow"])
+def test_a_system_named_after_the_quickstart_is_a_configuration(preset: str) -> None:
+    """docs/baselines.md: what it does not know of the quickstart's sampler and network goes."""
+    config = resolve_config(ConfigRequest(presets=("quickstart", preset))).config
+    assert config.training.max_steps == 7600
+    sampler = config.component("timestep_sampler")
+    assert (sampler.options.get("current_location") == -0.8) == (sampler.name == "progressive")
+    with pytest.raises(ConfigError, match="timestep_sampler.options.current_location: unknown key"):
+        resolve_config(ConfigRequest(presets=("pyramidal-flow", "quickstart")))
 
 
 @pytest.mark.parametrize("preset", ["pyramidal-flow", "dfm"])
