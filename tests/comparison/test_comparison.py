@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from comparison_files import TINY, write
+from comparison_files import TINY, tiny, write
 from PIL import Image
 from torch import Tensor
 
 from dfm_core.cli.app import main
 from dfm_core.comparison.config import read_comparison
-from dfm_core.comparison.evaluation import result_file
+from dfm_core.comparison.evaluation import Measurer, result_file
 from dfm_core.comparison.plan import make_plan
 from dfm_core.comparison.runner import Comparison
 from dfm_core.comparison.training import training_folder
@@ -124,6 +124,7 @@ def check_results(folder: Path) -> None:
     for curve in table["curves"].values():
         assert len(curve) == 2
         assert all(set(point["values"]) == {"0", "1"} for point in curve)
+    check_seeds(folder)
     page = (folder / "results.md").read_text()
     assert "| haar | 7 |" in page
     assert "real images against real ones" in page
@@ -132,6 +133,27 @@ def check_results(folder: Path) -> None:
         assert min(picture.size) > 200
     assert not (folder / "samples").exists()
     assert len(list(folder.glob("evaluations/haar/seed-*/*.png"))) == 4
+
+
+def check_seeds(folder: Path) -> None:
+    """Samples are of the seed that the model was trained with; the real images are the same for all seeds."""
+    found = [
+        [json.loads(file.read_text()) for file in sorted(folder.glob(f"evaluations/haar/seed-{seed}/*.json"))]
+        for seed in (0, 1)
+    ]
+    assert [[one["request"]["seed"] for one in of_seed] for of_seed in found] == [[0, 0], [1, 1]]
+    first, *others = [one["results"][0]["real"] for of_seed in found for one in of_seed]
+    assert all(other == first for other in others)
+
+
+def test_the_real_images_do_not_depend_on_a_seed_of_the_file(tmp_path: Path) -> None:
+    registry = default_registry()
+    probes = []
+    for base in (TINY["base"], {**TINY["base"], "seed": 5}):
+        plan = make_plan(tiny(base=base), registry)
+        assert plan.variants["haar"].config.seed == base.get("seed", 0)
+        probes.append(Measurer(tmp_path, plan, registry, print, print)._reference.identity["probe"])
+    assert probes[0] == probes[1]
 
 
 def test_noise_is_paired_where_stages_have_the_same_shape() -> None:

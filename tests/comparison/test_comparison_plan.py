@@ -117,6 +117,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"variants": {"a": {}, "b": {"stage_schedule": {"options": {"steps": [2, 2]}}}}},
         "the same calls of the network for an image, got a: 3; b: 4",
     ),
+    "calls of a solver": (
+        {"variants": {"a": {}, "b": {"sampling": {"solver": "heun"}}}},
+        "the same calls of the network for an image, got a: 3; b: 6",
+    ),
     "size": ({"variants": {"a": {}, "b": {"stages": [8, 32]}}}, "variants must have the same size"),
     "data": (
         {"variants": {"a": {}, "b": {"dataset": {"options": {"rotation": 0}}}}},
