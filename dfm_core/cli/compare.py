@@ -126,7 +126,14 @@ def show_plan(plan: Plan, results: Results, json: bool) -> None:
     tried = 0 if plan.rates == (None,) else len(plan.rates) - (plan.rate_seed in plan.seeds)
     count = len(trainings) * (len(plan.seeds) + tried)
     flops = sum(plan.schedules[name].total for name in trainings) * (len(plan.seeds) + tried)
-    print(f"{count} trainings of {len(trainings)} variants, {write_amount(flops)}FLOPs in all")
+    print(
+        f"{counted(count, 'training')} of {counted(len(plan.variants), 'variant')}, {write_amount(flops)}FLOPs in all"
+    )
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: "1 training", "3 trainings"."""
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def write(folder: Path, results: Results) -> None:

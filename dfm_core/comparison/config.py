@@ -59,6 +59,11 @@ class EvaluationSettings(Section):
         None, description="Guidance weights, each measured; null: every variant's own sampling.cfg."
     )
     reference_num: int = Field(10_000, ge=4, description="Most real images that samples are measured against.")
+    images: str | None = Field(
+        None,
+        description="Folder of the real images, needed where the data is stored latents; null: the data that the "
+        "reference trains on.",
+    )
     split: Literal["train", "validation"] = Field("train", description="Part of the data that holds the real images.")
     batch_size: int = Field(64, ge=1, description="Images generated at once.")
 
@@ -110,6 +115,7 @@ class ComparisonConfig(Section):
             from dfm_core.comparison.sweep import sweep_levels
 
             levels = sweep_levels(self.sweep, self.together)
+            self._check_weights(levels)
         else:
             levels = {name: dict(values or {}) for name, values in (self.variants or {}).items()}
         if not levels:
@@ -119,6 +125,15 @@ class ComparisonConfig(Section):
                 raise ConfigError(f"variant {name!r}: expected a name that a folder can have, without / and \\")
             check_keys(name, values)
         return levels
+
+    def _check_weights(self, levels: Mapping[str, Mapping[str, Any]]) -> None:
+        """Raise ConfigError for a sweep of guidance weights that evaluation.cfg would hide."""
+        swept = any("sampling.cfg" in level or "cfg" in (level.get("sampling") or {}) for level in levels.values())
+        if swept and self.evaluation.cfg is not None:
+            raise ConfigError(
+                "sweep: sampling.cfg is swept, and evaluation.cfg (--cfg) would measure every variant with its own "
+                "weights instead; leave one of them out"
+            )
 
     def reference_name(self) -> str:
         """The variant that the others are compared with. Raises ConfigError for one that there is not."""

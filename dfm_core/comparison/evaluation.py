@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,13 @@ from dfm_core.comparison.training import run_folders, training_folder
 from dfm_core.config.run_config import RunConfig
 from dfm_core.devices import resolve_device
 from dfm_core.errors import DFMError
-from dfm_core.evaluation.evaluator import Evaluator, reference_of_run
+from dfm_core.evaluation.evaluator import Evaluator, Reference, reference_of_folder, reference_of_run
+from dfm_core.evaluation.image_sets import folder_images
 from dfm_core.evaluation.reference_cache import ReferenceCache, default_cache
 from dfm_core.evaluation.run_samples import generate_samples
 from dfm_core.evaluation.sample_pictures import save_pictures
+from dfm_core.evaluation.sample_store import SampleStore
+from dfm_core.interfaces.dataset import Dataset
 from dfm_core.latent_shards import write_json
 from dfm_core.model import Model, load
 from dfm_core.plugins.registry import Registry
@@ -54,6 +58,14 @@ class Measurer:
         warn: Callable[[str], None],
     ) -> None:
         self._folder, self._plan, self._registry, self._say, self._warn = folder, plan, registry, say, warn
+        self._warned: set[str] = set()
+
+    def prepare(self) -> None:
+        """Make the metrics and look at the real images, so that what is missing is found before anything is trained.
+
+        Raises ConfigError, DataError and errors of the metrics.
+        """
+        _ = self._evaluator
 
     def measure(self, variant: str, seed: int, rate: float | None, point: Point, weight: float) -> None:
         """Measure a variant's model after `point`, unless that was done."""
@@ -77,11 +89,17 @@ class Measurer:
             batch_size=settings.batch_size,
         )
         results = self._evaluator.evaluate(samples)
-        for message in dict.fromkeys(warning for result in results for warning in result.warnings):
-            self._warn(message)
+        self._warn_once(warning for result in results for warning in result.warnings)
         save_pictures(file.with_suffix(".png"), samples, config.sampling.frame_rate)
         write_json(file, {"request": request, "results": [result.as_dict() for result in results]})
-        shutil.rmtree(self._folder / "samples", ignore_errors=True)
+        remove_samples(self._folder / "samples", request)
+
+    def _warn_once(self, messages: Iterable[str]) -> None:
+        """Pass on what was not said of another measurement already."""
+        for message in messages:
+            if message not in self._warned:
+                self._warned.add(message)
+                self._warn(message)
 
     @cached_property
     def _world(self) -> World:
@@ -92,13 +110,18 @@ class Measurer:
         # One seed for all: the real images of every model are the same.
         return self._plan.variants[self._plan.reference].config.model_copy(update={"seed": 0})
 
+    @property
+    def _reference(self) -> Reference:
+        settings, config = self._plan.settings.evaluation, self._reference_config
+        if settings.images is None:
+            return reference_of_run(Assembler(config, self._registry), settings.split, settings.reference_num)
+        return reference_of_folder(folder_images(Path(settings.images), config.stages[-1]), settings.reference_num)
+
     @cached_property
     def _evaluator(self) -> Evaluator:
-        settings = self._plan.settings.evaluation
-        assembler = Assembler(self._reference_config, self._registry)
         return Evaluator(
             {metric.name: metric.options for metric in self._plan.metrics},
-            reference_of_run(assembler, settings.split, settings.reference_num),
+            self._reference,
             self._registry,
             self._world,
             cache=ReferenceCache(default_cache()),
@@ -106,6 +129,13 @@ class Measurer:
             say=self._say,
             warn=self._warn,
         )
+
+
+def remove_samples(root: Path, request: Mapping[str, Any]) -> None:
+    """Remove the samples of one request: others below `root` may be another process's, which is not done with them."""
+    shutil.rmtree(SampleStore(root, request).folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        root.rmdir()
 
 
 def sampled_as(model: Model, config: RunConfig) -> Model:

@@ -17,6 +17,7 @@ from dfm_core.config.settings import ComponentChoice
 from dfm_core.errors import ConfigError, DFMError, UsageError
 from dfm_core.evaluation.defaults import default_metrics
 from dfm_core.media import check_metrics_fit, measured_medium
+from dfm_core.plugins.factory import validate_options
 from dfm_core.plugins.registry import Registry
 from dfm_core.training.run_directory import replace_text
 
@@ -81,7 +82,9 @@ def make_plan(
     reference = settings.reference_name()
     chosen = settings.evaluation.metrics
     for metric in chosen or ():
-        registry.validate_options("metric", metric.name, metric.options)
+        validate_options(
+            registry.get("metric", metric.name), metric.options, f"evaluation.metrics.{metric.name}.options"
+        )
     variants = make_variants(settings, registry, request or ConfigRequest(), warn)
     size = variants[reference].config.stages[-1]  # of all variants: that is checked
     defaults = default_metrics(registry, measured_medium(size))

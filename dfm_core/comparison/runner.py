@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,11 +35,16 @@ class Comparison:
         self._measurer = Measurer(folder, plan, registry, say, warn)
 
     def check(self, only: Sequence[str] = ()) -> None:
-        """Raise UsageError for a variant that there is not."""
+        """Raise UsageError for a variant that there is not; and see that all is there to measure with.
+
+        Raises DataError and errors of the metrics. Where all is measured, nothing is needed.
+        """
         for name in only:
             if name not in self.plan.variants:
                 known = list(self.plan.variants)
                 raise UsageError(f"--only {name!r}: expected one of {', '.join(known)}.{suggest(name, known)}")
+        if any(self._lacks(name, seed) for name in only or self.plan.variants for seed in self.plan.seeds):
+            self._measurer.prepare()
 
     def run(self, only: Sequence[str] = ()) -> None:
         """Train and measure what is missing; only: of these variants. Raises TrainingInterrupted.
@@ -67,6 +73,16 @@ class Comparison:
         if not math.isfinite(tried[rate]):
             raise UsageError(f"every learning rate of {variant!r} diverged: {', '.join(map(str, tried))}")
         return rate
+
+    def _lacks(self, variant: str, seed: int) -> bool:
+        """Whether something of a variant is not measured yet, as far as is known."""
+        try:
+            rate = self.rate(variant)
+        except UsageError:
+            return True
+        points, weights = self.plan.schedules[variant].points, self.plan.weights(variant)
+        files = (result_file(self.folder, variant, seed, rate, *at) for at in itertools.product(points, weights))
+        return not all(file.is_file() for file in files)
 
     def _choose_rate(self, variant: str) -> float | None:
         if self.plan.rates != (None,):

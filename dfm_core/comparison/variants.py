@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +69,7 @@ def make_variants(
             configs = resolve_runs(comparison.base, levels, registry, request, f"variant {name}", warn)
             counted[name] = tuple(count_run(config, share, registry, data) for config, share in configs)
     check_alike(comparison, counted)
+    check_real_images(comparison, data.values())
     return with_trainings(counted, registry)
 
 
@@ -138,6 +139,15 @@ def check_alike(comparison: ComparisonConfig, variants: Mapping[str, tuple[Run, 
             listed = "; ".join(f"{name}: {value}" for name, value in found.items())
             advice = ", or say model_calls: any" if fact.startswith("calls") else ""
             raise ConfigError(f"variants must have the same {fact}, got {listed}; change their options{advice}")
+
+
+def check_real_images(comparison: ComparisonConfig, data: Iterable[DataDescription]) -> None:
+    """Raise ConfigError where samples would have nothing to be measured against: stored latents are no images."""
+    if comparison.evaluation.images is None and any(description.latents for description in data):
+        raise ConfigError(
+            "evaluation.images: expected the folder of images that the stored latents were made of, got none: samples "
+            "are measured as images"
+        )
 
 
 def with_trainings(variants: Mapping[str, tuple[Run, ...]], registry: Registry) -> dict[str, Variant]:

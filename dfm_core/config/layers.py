@@ -126,7 +126,8 @@ def _change_component(merged: dict[str, Leaf], layer: Layer, kind: str) -> None:
         return
     if not renamed or old is None or new is None:
         return
-    left = {key: leaf for key, leaf in below(merged, options).items() if not leaf.soft}
+    # What this layer says anew is no remainder: `--dataset webdataset --data PATH` over a preset's folder.
+    left = {key: leaf for key, leaf in below(merged, options).items() if not leaf.soft and key not in layer.leaves}
     if left:
         named = ", ".join(f"{key} (from {leaf.origin})" for key, leaf in left.items())
         raise ConfigError(

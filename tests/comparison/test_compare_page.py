@@ -35,7 +35,7 @@ def test_a_command_is_planned(line: str, capsys: pytest.CaptureFixture[str]) -> 
     dry = [] if "--dry-run" in arguments else ["--dry-run"]
     depth = ["--set", "backbone.options.depth=1"] if arguments[0] == "ablate" else []
     assert main([*arguments, *dry, *depth, "--device", "cpu", "--quiet"]) == 0, capsys.readouterr().err
-    assert "trainings of" in capsys.readouterr().out
+    assert re.search(r"\d+ trainings? of \d+ variants?, ", capsys.readouterr().out)
 
 
 def test_the_page_names_what_is_there() -> None:

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from comparison_files import TINY, write
+from comparison_files import TINY, tiny, write
 from PIL import Image
 from torch import Tensor
 
 from dfm_core.cli.app import main
 from dfm_core.comparison.config import read_comparison
-from dfm_core.comparison.evaluation import result_file
+from dfm_core.comparison.evaluation import Measurer, result_file
 from dfm_core.comparison.plan import make_plan
 from dfm_core.comparison.runner import Comparison
 from dfm_core.comparison.training import training_folder
@@ -96,6 +96,18 @@ def breaking(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
     return counted
 
 
+def test_samples_of_another_process_stay(tmp_path: Path) -> None:
+    """Two `--only` may run in one folder at once, each with samples of its own there."""
+    other = tmp_path / "out" / "samples" / "0123456789abcdef" / "00000000-00000004.safetensors"
+    file = write(tmp_path / "once.yaml", {**TINY, "evaluation": {**TINY["evaluation"], "points": 1}})
+    assert compare(file, tmp_path / "out", "--only", "haar") == 0
+    other.parent.mkdir(parents=True)
+    other.write_text("somebody else's")
+    assert compare(file, tmp_path / "out", "--only", "flow-matching") == 0
+    assert [path.name for path in other.parent.parent.iterdir()] == [other.parent.name]
+    assert other.read_text() == "somebody else's"
+
+
 def check_results(folder: Path) -> None:
     results = json.loads((folder / "results.json").read_text())
     assert (results["reference"], results["seeds"], results["samples"]) == ("flow-matching", [0, 1], 12)
@@ -112,6 +124,7 @@ def check_results(folder: Path) -> None:
     for curve in table["curves"].values():
         assert len(curve) == 2
         assert all(set(point["values"]) == {"0", "1"} for point in curve)
+    check_seeds(folder)
     page = (folder / "results.md").read_text()
     assert "| haar | 7 |" in page
     assert "real images against real ones" in page
@@ -120,6 +133,27 @@ def check_results(folder: Path) -> None:
         assert min(picture.size) > 200
     assert not (folder / "samples").exists()
     assert len(list(folder.glob("evaluations/haar/seed-*/*.png"))) == 4
+
+
+def check_seeds(folder: Path) -> None:
+    """Samples are of the seed that the model was trained with; the real images are the same for all seeds."""
+    found = [
+        [json.loads(file.read_text()) for file in sorted(folder.glob(f"evaluations/haar/seed-{seed}/*.json"))]
+        for seed in (0, 1)
+    ]
+    assert [[one["request"]["seed"] for one in of_seed] for of_seed in found] == [[0, 0], [1, 1]]
+    first, *others = [one["results"][0]["real"] for of_seed in found for one in of_seed]
+    assert all(other == first for other in others)
+
+
+def test_the_real_images_do_not_depend_on_a_seed_of_the_file(tmp_path: Path) -> None:
+    registry = default_registry()
+    probes = []
+    for base in (TINY["base"], {**TINY["base"], "seed": 5}):
+        plan = make_plan(tiny(base=base), registry)
+        assert plan.variants["haar"].config.seed == base.get("seed", 0)
+        probes.append(Measurer(tmp_path, plan, registry, print, print)._reference.identity["probe"])
+    assert probes[0] == probes[1]
 
 
 def test_noise_is_paired_where_stages_have_the_same_shape() -> None:
@@ -216,6 +250,8 @@ def test_a_dry_run_writes_nothing(tiny_file: Path, capsys: pytest.CaptureFixture
     out = capsys.readouterr().out
     assert "haar           7      " in out
     assert "2 trainings of 2 variants, " in out
+    assert main(["compare", str(tiny_file), "--dry-run", "--quiet", "--seeds", "0,1"]) == 0
+    assert "4 trainings of 2 variants, " in capsys.readouterr().out
     assert not Path("comparisons").exists()
     flags = ["--stages", "8,16", "--device", "cpu", "--set", "backbone.options.depth=1", "--max-steps", "10"]
     sweep = ["--sweep", "decomposition=dct,dwt", "--sweep", "flow.standardize=true,false", "--together"]
@@ -225,3 +261,5 @@ def test_a_dry_run_writes_nothing(tiny_file: Path, capsys: pytest.CaptureFixture
         *("decomposition=dct, standardize=true", "decomposition=dwt, standardize=false"),
     ]
     assert planned["variants"]["decomposition=dct, standardize=true"]["steps"] == [10]
+    assert main(["ablate", "--sweep", "sampling.cfg=1,2", *flags, "--dry-run", "--quiet"]) == 0
+    assert "1 training of 2 variants, " in capsys.readouterr().out

@@ -117,6 +117,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"variants": {"a": {}, "b": {"stage_schedule": {"options": {"steps": [2, 2]}}}}},
         "the same calls of the network for an image, got a: 3; b: 4",
     ),
+    "calls of a solver": (
+        {"variants": {"a": {}, "b": {"sampling": {"solver": "heun"}}}},
+        "the same calls of the network for an image, got a: 3; b: 6",
+    ),
     "size": ({"variants": {"a": {}, "b": {"stages": [8, 32]}}}, "variants must have the same size"),
     "data": (
         {"variants": {"a": {}, "b": {"dataset": {"options": {"rotation": 0}}}}},
@@ -124,6 +128,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "metric": ({"evaluation": {"metrics": "swdd"}}, "unknown metric 'swdd'. Did you mean 'swd'"),
     "metric option": ({"evaluation": {"metrics": [{"name": "swd", "options": {"bins": 1}}]}}, "unknown key"),
+    "metric's path": (
+        {"evaluation": {"metrics": "is"}},
+        "evaluation.metrics.is.options.path: expected a value",
+    ),
+    "swept weights": (
+        {"variants": None, "sweep": {"sampling.cfg": [1, 2]}, "evaluation": {**TINY["evaluation"], "cfg": 1.0}},
+        "sampling.cfg is swept, and evaluation.cfg (--cfg) would measure every variant with its own",
+    ),
     "metrics": ({"evaluation": {"metrics": ["swd", "swd"]}}, "each once, got ['swd', 'swd']"),
     "seeds": ({"seeds": [1, 1]}, "seeds: expected at least one value, and each once"),
     "unknown": ({"varaints": {}}, "varaints: unknown key. Did you mean 'variants'"),

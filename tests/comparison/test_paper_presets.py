@@ -6,12 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import dfm_plugins
 from dfm_core.assembly import Assembler
 from dfm_core.cli.app import main
 from dfm_core.composition import DataDescription
 from dfm_core.config.resolve import ConfigRequest, resolve_config
+from dfm_core.images import save_png, to_pixels
 from dfm_core.plan import TrainingPlan, plan_training
 from dfm_core.plugins.registry import default_registry
 
@@ -111,11 +113,35 @@ def test_a_row_says_the_paper_s_number(name: str) -> None:
     assert re.search(r"FID\d+K \d+\.\d+, FDD\d+K \d+\.\d+, (IS|FVD10K) \d+\.\d", lines[1]) or name.endswith("second")
 
 
-def test_a_dry_run_of_a_row(autoencoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = [part for setting in SMALLER for part in ("--set", setting)]
-    place = ["--set", f"autoencoder.options.path={autoencoder / 'flux'}", "--dataset", "shapes", "--device", "cpu"]
-    assert main(["train", "--preset", "paper-512-dfm", *settings, *place, "--dry-run"]) == 0
-    assert "in 500000 steps" in capsys.readouterr().out
+def dry_run(name: str, autoencoder: Path, *flags: str) -> int:
+    family = "cogvideox" if "kinetics" in name else "flux"
+    tiny = [f"autoencoder.options.path={autoencoder / family}", *SMALLER]
+    settings = [part for setting in tiny for part in ("--set", setting)]
+    return main(["train", "--preset", name, *settings, "--device", "cpu", *flags, "--dry-run"])
+
+
+SHOWN = {"paper-512-dfm", "paper-1d-mlp"}
+
+
+@pytest.mark.parametrize("name", [row if row in SHOWN else pytest.param(row, marks=pytest.mark.slow) for row in ROWS])
+def test_a_dry_run_of_a_row(name: str, autoencoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = "moving_shapes" if "kinetics" in name else "shapes"
+    assert dry_run(name, autoencoder, "--dataset", data, "--set", "dataset.options={}") == 0
+    steps = resolve_config(ConfigRequest(presets=(name,))).config.training.max_steps
+    assert f"in {steps} steps" in capsys.readouterr().out
+
+
+def test_a_row_wants_its_data(autoencoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No row takes the shapes that are the default elsewhere."""
+    for name, folder in (("paper-512-dfm", "imagenet"), ("paper-kinetics-flow-matching", "kinetics")):
+        assert dry_run(name, autoencoder) == 1
+        assert f"no folder {tmp_path / 'data' / folder}" in capsys.readouterr().err
+    save_png(tmp_path / "mine" / "a.png", to_pixels(torch.zeros(3, 16, 16)))
+    assert dry_run("paper-512-dfm", autoencoder, "--data", str(tmp_path / "mine")) == 0
+    assert dry_run("paper-512-dfm", autoencoder, "--dataset", "webdataset", "--data", str(tmp_path / "mine")) == 1
+    assert "tar" in capsys.readouterr().err
+    assert dry_run("paper-512-dfm", autoencoder, "--dataset", "shapes") == 2
+    assert "Drop them with --set dataset.options={}" in capsys.readouterr().err
 
 
 def test_rows_are_presets_with_their_summaries() -> None:

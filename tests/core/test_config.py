@@ -238,6 +238,14 @@ def test_options_of_a_replaced_component_are_an_error(registry: Registry) -> Non
     assert "--set decomposition.options={}" in message
 
 
+def test_an_option_that_is_said_anew_is_no_remainder(registry: Registry, tmp_path: Path) -> None:
+    flag = (Flag("--decomposition", "decomposition.name", "band"),)
+    path = file_with(tmp_path, "decomposition: {options: {width: 2.0}}")
+    message = rejected(registry, "decomposition.options.width=1.0", files=(path,), flags=flag)
+    assert "options of the old one remain" not in message
+    assert "decomposition.options.width: unknown key" in message
+
+
 def test_options_are_dropped_by_an_empty_mapping(registry: Registry, tmp_path: Path) -> None:
     flag = (Flag("--decomposition", "decomposition.name", "band"),)
     dropped = resolved(registry, "decomposition.options={}", presets=("thin",), flags=flag).config

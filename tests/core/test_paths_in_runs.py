@@ -11,9 +11,12 @@ import torch
 
 import dfm_core as dfm
 from dfm_core.composition import Composition
+from dfm_core.config.resolve import ConfigRequest, Level, resolve_config
 from dfm_core.errors import CompositionError, ConfigError
 from dfm_core.interfaces.backbone import BackboneFacts
 from dfm_core.interfaces.decomposition import DecompositionFacts
+from dfm_core.interfaces.stage_schedule import ScheduleGrid
+from dfm_core.interfaces.timestep_sampler import TimestepSamplerFacts
 from dfm_core.model import DESCRIPTION_FILE, Model, load
 from dfm_core.network_facts import training_flops, visible_rows
 from dfm_core.plugins.registry import default_registry
@@ -52,6 +55,17 @@ def test_a_preset_trains_and_generates(tmp_path: Path, preset: str, calls: int, 
     assert [s.num_visible for s in steps if s.stage_finished] == list(range(1, len(model.composition.layout) + 1))
     again = load(tmp_path / "run", device="cpu")
     torch.testing.assert_close(again.generate(3, seed=5), model.generate(3, seed=5), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("preset", ["flow-matching", "dfm", "cascaded", "cascaded-second", "pyramidal-flow"])
+def test_a_system_named_after_the_quickstart_is_a_configuration(preset: str) -> None:
+    """docs/baselines.md: what it does not know of the quickstart's sampler and network goes."""
+    config = resolve_config(ConfigRequest(presets=("quickstart", preset))).config
+    assert config.training.max_steps == 7600
+    sampler = config.component("timestep_sampler")
+    assert (sampler.options.get("current_location") == -0.8) == (sampler.name == "progressive")
+    with pytest.raises(ConfigError, match="timestep_sampler.options.current_location: unknown key"):
+        resolve_config(ConfigRequest(presets=("pyramidal-flow", "quickstart")))
 
 
 @pytest.mark.parametrize("preset", ["pyramidal-flow", "dfm"])
@@ -131,6 +145,20 @@ def test_a_trained_model_refuses_a_schedule_that_its_path_cannot_walk(tmp_path: 
     with pytest.raises(CompositionError, match="--schedule consecutive"):
         model.with_schedule("progressive")
     assert model.with_schedule(steps=[2, 3]).composition.grid.num_steps == 5
+
+
+def test_the_second_cascaded_run_noises_its_condition_as_the_paper_does() -> None:
+    """a = sigmoid(N(1.5, 1)), whatever another preset has said of earlier stages."""
+    other = {"timestep_sampler": {"name": "progressive", "options": {"earlier_location": 0.0, "earlier_scale": 3.0}}}
+    request = ConfigRequest(presets=("cascaded-second",), below=(Level(other),))
+    choice = resolve_config(request).config.component("timestep_sampler")
+    facts = TimestepSamplerFacts(2, ScheduleGrid(torch.zeros(2, 2), torch.ones(1, 2, dtype=torch.bool)))
+    sampler = default_registry().create("timestep_sampler", choice.name, choice.options, facts)
+    draw = sampler.sample(20_000, torch.Generator().manual_seed(0))
+    logits = torch.logit(draw.t.double())
+    assert logits.mean(0).tolist() == pytest.approx([1.5, 0.0], abs=0.03)
+    assert logits.std(0).tolist() == pytest.approx([1.0, 1.0], abs=0.03)
+    assert (draw.visible.all(), draw.trained.all(0).tolist()) == (True, [False, True])
 
 
 def test_frozen_stages_that_are_not_there_are_refused(tmp_path: Path) -> None:
