@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +84,12 @@ class RunDirectory:
     def tensorboard(self) -> Path:
         """TensorBoard events."""
         return self.path / "tensorboard"
+
+    def clear_partial_samples(self) -> None:
+        """Remove the sample grids that a killed process was writing; for the one that trains now."""
+        for stale in self.samples.glob(".*.tmp"):
+            with suppress(OSError):
+                stale.unlink()
 
     def write_config(self, config: Mapping[str, object]) -> None:
         """Write config.yaml (JSON types), keys in the given order, replacing an older one in one go."""

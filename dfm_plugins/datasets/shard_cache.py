@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -65,7 +65,7 @@ class ShardCache:
 
     @contextmanager
     def locked(self, path: Path) -> Iterator[None]:
-        """Let one process at a time make `path`."""
+        """Let one process at a time make `path`; what a killed one has left of it goes first."""
         try:
             file = open(self._locks / path.name, "ab")  # noqa: SIM115
         except OSError as error:
@@ -74,6 +74,9 @@ class ShardCache:
             ) from error
         with file:
             _lock(file)
+            for stale in path.parent.glob(f"{path.name}.*.part"):
+                with suppress(OSError):
+                    stale.unlink()
             yield
 
     def touch(self, shard: str) -> bool:
