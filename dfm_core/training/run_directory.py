@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from dfm_core.errors import CheckpointError, UsageError
+from dfm_core.files import put_in_place
 
 FOLDER = "checkpoints"
 CONFIG_FILE = "config.yaml"
@@ -99,11 +99,8 @@ class RunDirectory:
 def replace_text(path: Path, text: str) -> None:
     """Write a text file so that a reader, or a crash, sees the old content or the new, nothing between."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())  # else, after a power cut, the name may stand for an empty file
-    os.replace(partial, path)
+    partial.write_text(text, encoding="utf-8")
+    put_in_place(partial, path)
 
 
 def _unused(path: Path) -> Path:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from dfm_core.errors import DataError
+from dfm_core.files import put_in_place
 from dfm_plugins.datasets.shard_sources import base_name, is_remote, printable
 
 ATTEMPTS = 4
@@ -91,7 +92,7 @@ class ShardCache:
         try:
             with open(temporary, "wb") as file:
                 download(shard, file)
-            os.replace(temporary, path)
+            put_in_place(temporary, path)
         except OSError as error:
             raise DataError(
                 f"cannot keep {printable(shard)} in {self.folder}: {error.strerror or error}; free space, "
