@@ -22,7 +22,8 @@ from dfm_core.clip_sources import (
     open_source,
 )
 from dfm_core.errors import DataError, UsageError
-from dfm_core.images import Pixels, complete_or_absent, fit_image, make_grid, save_gif, to_pixels, to_tensor
+from dfm_core.files import complete_or_absent
+from dfm_core.images import Pixels, fit_image, make_grid, save_gif, to_pixels, to_tensor
 from dfm_core.stages import Size
 
 _BT709 = 1  # in ISO/IEC 23091-2, matrix coefficients

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dfm_core.errors import DFMError, UsageError, suggest
+from dfm_core.files import complete_or_absent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,13 +44,8 @@ def save_figure(figure: Figure, path: Path) -> None:
     Raises UsageError for a path that does not do, DFMError if writing fails.
     """
     check_picture_path(path)
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(partial, dpi=DPI, format=path.suffix.lstrip(".").lower() or "png")
-        os.replace(partial, path)
+        with complete_or_absent(path) as partial:
+            figure.savefig(partial, dpi=DPI, format=path.suffix.lstrip(".").lower() or "png")
     except OSError as error:
         raise DFMError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -19,6 +17,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
 from dfm_core.errors import DataError, UnreadableSampleError
+from dfm_core.files import complete_or_absent
 from dfm_core.stages import Size
 
 Pixels = NDArray[np.uint8]
@@ -155,19 +154,6 @@ def save_gif(path: str | Path, frames: Sequence[Pixels], duration_ms: int | Sequ
     duration = duration_ms if isinstance(duration_ms, int) else list(duration_ms)
     with complete_or_absent(path) as temporary:
         first.save(temporary, format="GIF", save_all=True, append_images=others, duration=duration, loop=0)
-
-
-@contextmanager
-def complete_or_absent(path: str | Path) -> Iterator[Path]:
-    """Give the name of a temporary file beside `path` that becomes it at the end, or goes where something fails."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

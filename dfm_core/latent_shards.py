@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from dfm_core.errors import DataError, DFMError, UsageError
+from dfm_core.files import put_in_place
 from dfm_core.interfaces.dataset import SHARD_DESCRIPTION, ShardDescription
 
 REQUEST_FILE = "encoding.json"
@@ -118,9 +119,7 @@ def complete_file(path: Path) -> Iterator[IO[bytes]]:
     try:
         with temporary.open("wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        put_in_place(temporary, path)
     except OSError as error:
         raise DFMError(
             f"cannot write {path}: {error}. Is the disk full? What is finished stays, and the same command goes on"

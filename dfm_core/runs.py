@@ -186,6 +186,7 @@ def _train(
         warn=skipped,
     )
     if world.is_first:
+        run.clear_partial_samples()
         run.write_config(config.model_dump(mode="json"))
         if announce is not None:
             announce(run.path, composition)

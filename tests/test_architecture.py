@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 # Lowest first: a module imports from its own layer and from those before it. A new module needs a place here. A
 # submodule may stand higher than its package: the longest name that fits counts, and the package may not import it.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors",),
+    ("errors", "files"),
     ("plugins",),
     ("config",),
     ("stages", "flow", "randomness", "interfaces"),
@@ -58,9 +58,17 @@ TOP = ("__init__",)
 
 # What a third party may rely on, and the helper that the built-in components share with core.
 STABLE = ("interfaces", "stages", "flow", "residual_pyramid", "randomness", "plugins", "conformance", "errors")
-SHARED_WITH_PLUGINS = ("images", "clips")
+SHARED_WITH_PLUGINS = ("files", "images", "clips")
 # The trainer knows objective(batch): nothing of stages, decompositions or schedules.
-TRAINING_MAY_IMPORT = ("training", "errors", "randomness", "loss_report", "config.settings", "interfaces.dataset")
+TRAINING_MAY_IMPORT = (
+    "training",
+    "errors",
+    "files",
+    "randomness",
+    "loss_report",
+    "config.settings",
+    "interfaces.dataset",
+)
 
 LIGHT = {"typer", "rich", "pydantic", "pydantic_core", "pluggy", "yaml", *sys.stdlib_module_names}
 """What may be imported before a command is known."""

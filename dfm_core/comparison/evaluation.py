@@ -23,8 +23,7 @@ from dfm_core.evaluation.image_sets import folder_images
 from dfm_core.evaluation.reference_cache import ReferenceCache, default_cache
 from dfm_core.evaluation.run_samples import generate_samples
 from dfm_core.evaluation.sample_pictures import save_pictures
-from dfm_core.evaluation.sample_store import SampleStore
-from dfm_core.interfaces.dataset import Dataset
+from dfm_core.evaluation.sample_store import digest_of
 from dfm_core.latent_shards import write_json
 from dfm_core.model import Model, load
 from dfm_core.plugins.registry import Registry
@@ -133,7 +132,7 @@ class Measurer:
 
 def remove_samples(root: Path, request: Mapping[str, Any]) -> None:
     """Remove the samples of one request: others below `root` may be another process's, which is not done with them."""
-    shutil.rmtree(SampleStore(root, request).folder, ignore_errors=True)
+    shutil.rmtree(root / digest_of(request), ignore_errors=True)
     with contextlib.suppress(OSError):
         root.rmdir()
 

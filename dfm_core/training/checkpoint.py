@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dfm_core.errors import CheckpointError
+from dfm_core.files import flush
 from dfm_core.training.run_directory import FOLDER as FOLDER
 from dfm_core.training.tensor_file import write_tensors
 
@@ -185,8 +186,8 @@ def _write_files(
     content = {**plain(state), "format": FORMAT, "step": step, "torch": torch.__version__, "files": files}
     file = folder / STATE_FILE
     file.write_bytes(_sealed(content))
-    _flush(file)
-    _flush(folder)
+    flush(file)
+    flush(folder)
 
 
 def _sealed(content: Mapping[str, object]) -> bytes:
@@ -203,7 +204,7 @@ def _put_in_place(partial: Path, final: Path) -> None:
     if final.exists():  # damaged, or the run was taken up again before it
         _set_aside(final)
     os.replace(partial, final)
-    _flush(final.parent)
+    flush(final.parent)
     _remove_partial(final.parent)
 
 
@@ -227,14 +228,3 @@ def _remove_partial(folder: Path) -> None:
 def _fingerprint(file: Path) -> dict[str, object]:
     with file.open("rb") as stream:
         return {"size": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file or folder is on the disk, so that after a power cut no name stands for missing content."""
-    if path.is_dir() and os.name == "nt":  # Windows opens no folders
-        return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

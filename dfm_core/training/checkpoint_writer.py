@@ -14,6 +14,13 @@ from dfm_core.errors import CheckpointError
 from dfm_core.training.checkpoint import plain, save_checkpoint
 
 Groups = Mapping[str, Mapping[str, Tensor]]
+Keep = Callable[[str, str, Tensor], Tensor]
+"""(group, name, tensor) -> a copy in host memory."""
+
+
+def in_own_memory(_group: str, _name: str, tensor: Tensor) -> Tensor:
+    """Copy a tensor to host memory of its own."""
+    return tensor.cpu()
 
 
 class CheckpointWriter:
@@ -33,6 +40,14 @@ class CheckpointWriter:
         self._writing: Future[None] | None = None
         self._written_step: int | None = None
         self._broken_off = threading.Event()
+
+    def keep(self, group: str, name: str, tensor: Tensor) -> Tensor:
+        """Copy a tensor that was made for the next checkpoint alone to where `save` would: it is then no second copy.
+
+        Waits for the checkpoint before, whose memory that is.
+        """
+        self.settle()
+        return self._copies.keep(group, name, tensor) if self._in_background else in_own_memory(group, name, tensor)
 
     def save(self, step: int, tensors: Groups, state: Mapping[str, object]) -> None:
         """Begin to write a checkpoint once the one before is written; afterwards the tensors may change.
@@ -92,6 +107,10 @@ class HostCopies:
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, str], Tensor] = {}
 
+    def keep(self, group: str, name: str, tensor: Tensor) -> Tensor:
+        """Copy one tensor, and wait for it; `take` leaves the copy as it is."""
+        return self._buffer((group, name), tensor).copy_(tensor)
+
     def take(self, groups: Groups) -> dict[str, dict[str, Tensor]]:
         """Copy all tensors; waits for a GPU once, at the end. The copies are good until the next call."""
         copies = {
@@ -103,8 +122,12 @@ class HostCopies:
         return copies
 
     def _copy(self, key: tuple[str, str], tensor: Tensor) -> Tensor:
+        buffer = self._buffer(key, tensor)
+        return buffer if buffer.data_ptr() == tensor.data_ptr() else buffer.copy_(tensor, non_blocking=tensor.is_cuda)
+
+    def _buffer(self, key: tuple[str, str], tensor: Tensor) -> Tensor:
         buffer = self._buffers.get(key)
         if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
             buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
             self._buffers[key] = buffer
-        return buffer.copy_(tensor, non_blocking=tensor.is_cuda)
+        return buffer

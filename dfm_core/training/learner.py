@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -16,6 +17,7 @@ from dfm_core.loss_report import LossReport
 from dfm_core.randomness import BatchRandomness, derive_seed
 from dfm_core.training import execution
 from dfm_core.training.checkpoint import Checkpoint
+from dfm_core.training.checkpoint_writer import Keep, in_own_memory
 from dfm_core.training.distributed import World
 from dfm_core.training.ema import ExponentialMovingAverage
 from dfm_core.training.optimizer import (
@@ -127,14 +129,17 @@ class Learner:
         """Raise WorldError if what the processes added up since the last check cannot be right."""
         self._sharing.check()
 
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """All state, by the name of its file in a checkpoint; empty groups in all processes but the first."""
+    def tensors(self, keep: Keep = in_own_memory) -> dict[str, dict[str, Tensor]]:
+        """All state, by the name of its file in a checkpoint; empty groups in all processes but the first.
+
+        keep(file, name, value): puts what had to be gathered where it can stay.
+        """
         groups = {
             "weights": self._module.state_dict(),
             "ema": self._ema.state_dict(),
             "optimizer": optimizer_tensors(self._optimizer, self._names),
         }
-        return {name: gathered(tensors, self._world) for name, tensors in groups.items()}
+        return {name: gathered(tensors, self._world, partial(keep, name)) for name, tensors in groups.items()}
 
     def load(self, start: Checkpoint) -> None:
         """Put the state of a checkpoint back. Raises CheckpointError if it is another model's."""

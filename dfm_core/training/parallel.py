@@ -7,7 +7,7 @@ imports nothing of this.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -188,16 +188,17 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor if gather is None else gather()
 
 
-def gathered(tensors: Mapping[str, Tensor], world: World) -> dict[str, Tensor]:
-    """Full values of tensors that may be sharded: in the first process, sharded ones on the CPU; elsewhere nothing.
+def gathered(tensors: Mapping[str, Tensor], world: World, keep: Callable[[str, Tensor], Tensor]) -> dict[str, Tensor]:
+    """Full values of tensors that may be sharded, in the first process; elsewhere nothing.
 
-    All processes must call. One tensor after the other, so that a device never holds more than one.
+    keep: puts the value of a sharded one, by its name, where it can stay, and returns it there; all others stay what
+    they are. All processes must call. One tensor after the other, so that a device never holds more than one.
     """
     result = {}
     for name, tensor in tensors.items():
         full = whole(tensor)
         if world.is_first:
-            result[name] = full if full is tensor else full.cpu()
+            result[name] = full if full is tensor else keep(name, full)
     return result
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from dfm_core.errors import CheckpointError, UsageError
+from dfm_core.files import put_in_place
 
 FOLDER = "checkpoints"
 CONFIG_FILE = "config.yaml"
@@ -95,6 +96,12 @@ class RunDirectory:
         if lines := sorted({*known, *messages}):
             replace_text(self.skipped, "".join(f"{line}\n" for line in lines))
 
+    def clear_partial_samples(self) -> None:
+        """Remove the sample grids that a killed process was writing; for the one that trains now."""
+        for stale in self.samples.glob(".*.tmp"):
+            with suppress(OSError):
+                stale.unlink()
+
     def write_config(self, config: Mapping[str, object]) -> None:
         """Write config.yaml (JSON types), keys in the given order, replacing an older one in one go."""
         replace_text(self.config, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
@@ -103,11 +110,8 @@ class RunDirectory:
 def replace_text(path: Path, text: str) -> None:
     """Write a text file so that a reader, or a crash, sees the old content or the new, nothing between."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())  # else, after a power cut, the name may stand for an empty file
-    os.replace(partial, path)
+    partial.write_text(text, encoding="utf-8")
+    put_in_place(partial, path)
 
 
 def _unused(path: Path) -> Path:

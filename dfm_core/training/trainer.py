@@ -234,7 +234,7 @@ class Trainer:
         training = {"max_steps": self.settings.max_steps, **self._log.state()}
         state = {**self.snapshot, "training": training}
         with self._log.paused():
-            tensors = self._learner.tensors()  # of all processes
+            tensors = self._learner.tensors(self._writer.keep)  # of all processes
             if self.world.is_first:
                 write(step, tensors, state)
         return self.run.path / FOLDER / checkpoint_name(step)

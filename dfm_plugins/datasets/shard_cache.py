@@ -10,11 +10,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from dfm_core.errors import DataError
+from dfm_core.files import put_in_place
 from dfm_plugins.datasets.shard_sources import base_name, is_remote, printable
 
 ATTEMPTS = 4
@@ -65,7 +66,7 @@ class ShardCache:
 
     @contextmanager
     def locked(self, path: Path) -> Iterator[None]:
-        """Let one process at a time make `path`."""
+        """Let one process at a time make `path`; what a killed one has left of it goes first."""
         try:
             file = open(self._locks / path.name, "ab")  # noqa: SIM115
         except OSError as error:
@@ -74,6 +75,9 @@ class ShardCache:
             ) from error
         with file:
             _lock(file)
+            for stale in path.parent.glob(f"{path.name}.*.part"):
+                with suppress(OSError):
+                    stale.unlink()
             yield
 
     def touch(self, shard: str) -> bool:
@@ -88,7 +92,7 @@ class ShardCache:
         try:
             with open(temporary, "wb") as file:
                 download(shard, file)
-            os.replace(temporary, path)
+            put_in_place(temporary, path)
         except OSError as error:
             raise DataError(
                 f"cannot keep {printable(shard)} in {self.folder}: {error.strerror or error}; free space, "

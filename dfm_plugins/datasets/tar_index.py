@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from dfm_core.errors import DataError
+from dfm_core.files import put_in_place
 
 NO_LABEL = -1
 _FORMAT = "1"
@@ -92,7 +93,7 @@ def write_index(path: Path, naming: Naming, version: str, index: ShardIndex) -> 
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         save_file(arrays, temporary, metadata)
-        os.replace(temporary, path)
+        put_in_place(temporary, path)
     except (OSError, SafetensorError) as error:
         raise DataError(f"cannot write {path}: {error}; choose another folder with dataset.options.cache") from error
     finally:

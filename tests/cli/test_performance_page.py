@@ -31,7 +31,7 @@ SMALLER = {
         "--no-compile",
     ],
     "trainer_overhead.py": ["--blocks", "2"],
-    "checkpoint_overhead.py": ["--width", "16", "--checkpoints", "1"],
+    "checkpoint_overhead.py": ["--width", "16", "--checkpoints", "1", "--rounds", "2", "--every", "3"],
 }
 """Later flags win; nothing is compiled, which takes minutes."""
 

@@ -197,7 +197,7 @@ def test_stale_partial_folders_go_before_anything_is_written(tmp_path: Path, mon
     assert seen == [False] * 3  # their space is needed
 
 
-@pytest.mark.parametrize("call", ["write_tensors", "_flush", "_put_in_place", "json.dumps", "os.replace"])
+@pytest.mark.parametrize("call", ["write_tensors", "flush", "_put_in_place", "json.dumps", "os.replace"])
 def test_full_disk_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     save(tmp_path, 1, keep=1)
     before = {file: file.read_bytes() for file in (tmp_path / "checkpoints/step_00000001").iterdir()}
@@ -231,7 +231,7 @@ def test_a_second_interrupt_leaves_nothing_partial(tmp_path: Path, monkeypatch: 
     def interrupted(*_args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_flush", interrupted)
+    monkeypatch.setattr(module, "flush", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path, 1)
     assert names(tmp_path) == []

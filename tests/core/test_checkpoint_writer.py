@@ -151,6 +151,26 @@ def test_the_memory_of_copies_is_used_again() -> None:
     assert copies.take({"weights": {"a": torch.ones(4)}})["weights"]["a"].shape == (4,)
 
 
+def test_what_was_gathered_into_the_copies_is_copied_once() -> None:
+    copies, gathered = HostCopies(), torch.ones(2, 3)
+    kept = copies.keep("weights", "a", gathered)
+    taken = copies.take({"weights": {"a": kept, "b": torch.ones(1)}})["weights"]["a"]
+    assert kept.data_ptr() == taken.data_ptr() != gathered.data_ptr()
+    assert torch.equal(taken, gathered)
+
+
+def test_what_is_gathered_waits_for_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch)
+    writer = CheckpointWriter(tmp_path, 3, True, pytest.fail)
+    kept = {name: {"a": writer.keep(name, "a", torch.ones(4))} for name in ("weights", "ema", "optimizer")}
+    writer.save(1, kept, {})
+    threading.Timer(0.2, gate.opened.set).start()
+    assert torch.equal(writer.keep("weights", "a", torch.zeros(4)), torch.zeros(4))
+    assert gate.opened.is_set()
+    assert torch.equal(newest(tmp_path).tensors("weights")["a"], torch.ones(4))
+    writer.close()
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_copies_from_a_gpu_are_page_locked() -> None:
     source = torch.randn(1000, 1000, device="cuda")

@@ -239,7 +239,7 @@ def test_a_full_disk_leaves_what_is_finished(tmp_path: Path, monkeypatch: pytest
 
     def full(descriptor: int) -> None:
         calls.append(descriptor)
-        if len(calls) == 3:  # encoding.json, the first shard, the second
+        if len(calls) == 5:  # encoding.json and its folder, the first shard and its folder, the second
             raise OSError(errno.ENOSPC, "No space left on device")
         real(descriptor)
 

@@ -141,6 +141,16 @@ def test_sample_grids_and_validation_losses_are_written(tmp_path: Path) -> None:
     assert list((tmp_path / "run" / "tensorboard").iterdir())
 
 
+def test_what_a_killed_process_left_of_a_sample_grid_goes_when_the_run_goes_on(whole: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    stale, others = run / "samples" / ".step_00000002.png.123.tmp", run / "samples" / "of-mine.png"
+    stale.write_bytes(b"half")
+    others.write_bytes(b"whole")
+    dfm.train(resume=run)
+    assert not stale.exists()
+    assert others.exists()
+
+
 def haar() -> Decomposition:
     """A decomposition made by hand, as in a notebook."""
     facts = DecompositionFacts(((8, 8), (16, 16)), 3)

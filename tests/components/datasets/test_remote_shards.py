@@ -71,6 +71,16 @@ def test_shards_are_fetched_once(server: Server, tmp_path: Path, caplog: pytest.
     assert not list((tmp_path / "cache" / "copies").glob("*.part"))
 
 
+def test_what_a_killed_process_left_of_a_shard_is_removed(server: Server, tmp_path: Path) -> None:
+    remote(server, tmp_path)
+    for path in [*tmp_path.glob("cache/copies/*"), *tmp_path.glob("cache/indexes/*")]:
+        path.unlink()
+        path.with_name(f"{path.name}.123.part").write_bytes(b"half")
+    assert numbers(remote(server, tmp_path)) == list(range(12))
+    assert len([*tmp_path.glob("cache/copies/*.tar")]) == len([*tmp_path.glob("cache/indexes/*.index")]) == 3
+    assert not [*tmp_path.glob("cache/*/*.part")]
+
+
 def test_with_a_description_a_shard_is_fetched_when_it_is_read(
     server: Server, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
