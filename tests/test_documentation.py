@@ -128,8 +128,8 @@ def test_a_kind_s_page_lists_its_laws(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_s_example_is_short(kind: str) -> None:
-    (content,) = files(f"docs/kinds/{kind}.md").values()
-    assert len([line for line in content.splitlines() if line.strip()]) <= 40
+    (example,) = (block for block in blocks(f"docs/kinds/{kind}.md", "python") if FILE.match(block))
+    assert len(example.splitlines()) <= 40
 
 
 def test_the_plugin_on_the_page_is_one(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

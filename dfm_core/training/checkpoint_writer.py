@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dfm_core.errors import CheckpointError
-from dfm_core.training.checkpoint import plain, save_checkpoint
+from dfm_core.training.checkpoint import list_checkpoints, plain, save_checkpoint
 
 Groups = Mapping[str, Mapping[str, Tensor]]
 Keep = Callable[[str, str, Tensor], Tensor]
@@ -22,12 +22,15 @@ def in_own_memory(_group: str, _name: str, tensor: Tensor) -> Tensor:
     """Copy a tensor to host memory of its own."""
     return tensor.cpu()
 
+PATIENCE = 3
+"""Failures in a row after which a run that has nothing on the disk stops: it would end with nothing."""
+
 
 class CheckpointWriter:
     """Write a run's checkpoints one after the other; the periodic ones in a thread, if `in_background`.
 
     warn: told, in the caller's thread, of a periodic one that could not be written. kept: steps whose checkpoints stay
-    for good.
+    for good. `save` and `report` raise CheckpointError after three failures in a row of a run that has no checkpoint.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class CheckpointWriter:
         self._writing: Future[None] | None = None
         self._written_step: int | None = None
         self._broken_off = threading.Event()
+        self._failed = 0
 
     def keep(self, group: str, name: str, tensor: Tensor) -> Tensor:
         """Copy a tensor that was made for the next checkpoint alone to where `save` would: it is then no second copy.
@@ -55,6 +59,7 @@ class CheckpointWriter:
         What goes wrong is a warning: here, at the next `report`, or whatever waits first.
         """
         self.settle()
+        self._check_hope()
         if self._in_background:
             copies = self._copies.take(tensors)
             self._writing = self._thread.submit(self._write, step, copies, plain(state))
@@ -71,6 +76,7 @@ class CheckpointWriter:
         """Warn if what was begun has failed by now."""
         if self._writing is not None and self._writing.done():
             self.settle()
+        self._check_hope()
 
     def settle(self) -> None:
         """Wait for what was begun."""
@@ -96,9 +102,18 @@ class CheckpointWriter:
     def _warn_of(self, write: Callable[[], None]) -> None:
         try:
             write()
+            self._failed = 0
         except (OSError, CheckpointError) as error:
+            self._failed += 1
             if not self._broken_off.is_set():
                 self._warn(f"{error}; training goes on")
+
+    def _check_hope(self) -> None:
+        if self._failed >= PATIENCE and not list_checkpoints(self._run):
+            raise CheckpointError(
+                f"the last {self._failed} checkpoints could not be written to {self._run} (see the warnings), and it "
+                "has none from before: training would end with nothing; make room there, or choose another --output"
+            )
 
 
 class HostCopies:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from comparison_files import TINY, write
 
 from dfm_core.cli.app import main
@@ -20,7 +21,10 @@ PATIENCE = 300
 
 def killed_when(command: list[str], folder: Path, pattern: str) -> None:
     """Begin a command, and kill it as soon as something in `folder` matches."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # bits may depend on them
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, **threads}
+    )
     try:
         end = time.monotonic() + PATIENCE
         while not any(folder.glob(pattern)):
@@ -40,7 +44,6 @@ def test_a_killed_comparison_goes_on_to_the_same_results(tmp_path: Path) -> None
     assert main(["compare", str(file), "--output", str(tmp_path / "whole"), "--quiet"]) == 0
     killed = tmp_path / "killed"
     command = [sys.executable, "-m", "dfm_core", "compare", str(file), "--output", str(killed), "--quiet"]
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     killed_when(command, killed, "runs/flow-matching/seed-0/run-1/checkpoints/step_*3")
     killed_when(command, killed, "samples/*/*.safetensors")
     killed_when(command, killed, "runs/haar/seed-0/run-1/checkpoints/step_*")

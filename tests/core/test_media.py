@@ -138,8 +138,13 @@ def test_shards_of_images_in_a_run_of_clips(tmp_path: Path) -> None:
         assembler(**{**CLIPS, "dataset": choice}).dataset()
 
 
+TINY = {"depth": 1, "width": 32, "heads": 2}
+SMALL_CLIPS = {**CLIPS, "backbone": {"name": "video_dit", "options": TINY}, "flow": {"statistics_images": 2}}
+SMALL_IMAGES = {"stages": [8, 16], "backbone": {"name": "dit", "options": TINY}}
+
+
 def test_metrics_of_images_for_clips_and_the_reverse(tmp_path: Path) -> None:
-    model = dfm.build(**CLIPS, device="cpu")
+    model = dfm.build(**SMALL_CLIPS, device="cpu")
     with pytest.raises(CompositionError) as caught:
         evaluate_model(model, tmp_path, EvaluationSettings(metrics={"fid": {}, "spectrum": {}, "is": {}}), World())
     assert str(caught.value).splitlines() == [
@@ -149,7 +154,7 @@ def test_metrics_of_images_for_clips_and_the_reverse(tmp_path: Path) -> None:
         "for clips: swd, spectrum, fd, motion, frame_fid, fvd (--metrics)",
     ]
     assert not list(tmp_path.iterdir())
-    for base, names in (({"stages": [8, 16]}, ["motion"]), (CLIPS, ["fid"])):
+    for base, names in ((SMALL_IMAGES, ["motion"]), (SMALL_CLIPS, ["fid"])):
         metrics = [{"name": name, "options": {"path": "x"} if name == "fid" else {}} for name in names]
         asked = {"base": base, "variants": {"a": {}}, "budget": {"steps": 1}, "evaluation": {"metrics": metrics}}
         with pytest.raises(CompositionError, match=f"metric '{names[0]}' is for"):
@@ -157,7 +162,7 @@ def test_metrics_of_images_for_clips_and_the_reverse(tmp_path: Path) -> None:
 
 
 def test_a_comparison_of_clips_has_their_metrics() -> None:
-    settings = {"base": {**CLIPS, "device": "cpu"}, "variants": {"a": {}}, "budget": {"steps": 1}}
+    settings = {"base": SMALL_CLIPS, "variants": {"a": {}}, "budget": {"steps": 1}}
     plan = make_plan(ComparisonConfig.model_validate(settings), default_registry())
     assert [metric.name for metric in plan.metrics] == ["swd", "spectrum", "fd", "motion"]
 

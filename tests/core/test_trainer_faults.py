@@ -118,6 +118,38 @@ def test_full_disk_at_the_last_checkpoint_is_an_error(
     assert newest(tmp_path).step == stop // 4 * 4
 
 
+@pytest.mark.parametrize("background", [True, False])
+def test_a_run_that_can_save_nothing_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, background: bool) -> None:
+    monkeypatch.setattr("dfm_core.training.checkpoint.write_tensors", no_space)
+    trainer = make(tmp_path, checkpoint_every=2, async_checkpoints=background, max_steps=100)
+    with pytest.raises(CheckpointError, match=r"the last 3 checkpoints could not be written to .*make room there"):
+        trainer.train()
+    warnings = trainer.reporter.warnings  # type: ignore[attr-defined]
+    assert [("step_0000000" in warning, "No space left" in warning) for warning in warnings] == [(True, True)] * 3
+    assert list_checkpoints(tmp_path) == []
+
+
+def test_a_run_that_has_a_checkpoint_goes_on_without_new_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, max_steps=2).train()
+    monkeypatch.setattr("dfm_core.training.checkpoint.write_tensors", no_space)
+    trainer = make(tmp_path, checkpoint_every=2, max_steps=12)
+    with pytest.raises(CheckpointError, match="could not write checkpoint .*12"):  # the last one
+        trainer.train(newest(tmp_path))
+    assert len(trainer.reporter.warnings) >= 4  # type: ignore[attr-defined]
+
+
+def test_failures_that_are_not_in_a_row_are_forgiven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two fail, one succeeds and is lost, two fail: never three in a row."""
+    from dfm_core.training import checkpoint_writer as module
+
+    def mostly_full(run: Path, step: int, *rest: Any) -> None:
+        if step not in (3, 6):
+            no_space()
+
+    monkeypatch.setattr(module, "save_checkpoint", mostly_full)
+    assert make(tmp_path, checkpoint_every=1, async_checkpoints=False, max_steps=6).train().step == 6
+
+
 def test_full_disk_at_the_log_and_the_samples_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make(tmp_path, on_samples=no_space, sample_every=10)
     monkeypatch.setattr(MetricsLog, "write", no_space)

@@ -75,7 +75,7 @@ def test_what_is_not_a_number_stays_so() -> None:
 
 
 def test_one_image_has_no_covariance() -> None:
-    with pytest.raises(UsageError, match="needs at least 2 images of either set, got 1"):
+    with pytest.raises(UsageError, match="needs at least 2 images or clips of either set, got 1"):
         gaussian_of(torch.zeros(1, 4))
 
 

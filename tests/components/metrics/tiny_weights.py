@@ -1,4 +1,4 @@
-"""Random weights on disk: a whole FID Inception, tiny DINOv2 and CLIP models as transformers saves them."""
+"""Random weights on disk: a whole FID Inception and I3D, tiny DINOv2, CLIP and VideoMAE as transformers saves them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,24 @@ from pathlib import Path
 
 import torch
 
+from dfm_plugins.metrics import i3d
 from dfm_plugins.metrics.inception import empty_network
 
 
 def save_inception(path: Path) -> Path:
     """Weights of random sign that keep activations alive, as .pth."""
+    return _save_random(empty_network().state_dict(), path)
+
+
+def save_i3d(path: Path) -> Path:
+    """As those of the Inception."""
+    return _save_random(i3d.empty_network().state_dict(), path)
+
+
+def _save_random(state: dict[str, torch.Tensor], path: Path) -> Path:
     generator = torch.Generator().manual_seed(0)
-    state = empty_network().state_dict()
     for name, value in state.items():
-        if name.endswith(("conv.weight", "fc.weight")):
+        if name.endswith(("conv.weight", "conv3d.weight", "fc.weight")):
             fan = value[0].numel()
             state[name] = torch.randn(value.shape, generator=generator).mul_((2 / fan) ** 0.5)
         else:
@@ -23,6 +32,26 @@ def save_inception(path: Path) -> Path:
             state[name] = torch.ones_like(value) if ones else torch.zeros_like(value)
     torch.save(state, path)
     return path
+
+
+def save_videomae(folder: Path) -> Path:
+    """16 features, four frames of 16 pixels."""
+    from transformers import VideoMAEConfig, VideoMAEModel
+
+    config = VideoMAEConfig(
+        image_size=16,
+        patch_size=8,
+        num_frames=4,
+        tubelet_size=2,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        VideoMAEModel(config).save_pretrained(folder)
+    return folder
 
 
 def save_dinov2(folder: Path) -> Path:
