@@ -24,7 +24,12 @@ SMALLER = {
     "sample": ["--num", "6", "--steps", "1,1"],
     "eval": ["--device", "cpu"],
 }
-QUICK = {"swd": ["patches=4", "directions=8"], "fd": ["steps=3", "resamples=3"], "spectrum": ["resamples=3"]}
+QUICK = {
+    "swd": ["patches=4", "directions=8"],
+    "fd": ["steps=3", "resamples=3"],
+    "spectrum": ["resamples=3"],
+    "motion": ["resamples=3"],
+}
 
 
 def smaller(arguments: list[str]) -> list[str]:
@@ -32,7 +37,8 @@ def smaller(arguments: list[str]) -> list[str]:
     added = [*arguments, *SMALLER[arguments[0]]]
     if arguments[0] != "eval":
         return added
-    named = arguments[arguments.index("--metrics") + 1].split(",") if "--metrics" in arguments else default_metrics()
+    defaults = default_metrics(medium="video" if "runs/moving" in arguments else "image")
+    named = arguments[arguments.index("--metrics") + 1].split(",") if "--metrics" in arguments else defaults
     added += [part for metric in named for value in QUICK[metric] for part in ("--set", f"{metric}.{value}")]
     if "--samples" not in arguments:
         added += ["--num", "6", "--reference-num", "8", "--steps", "1,1"]
@@ -55,7 +61,12 @@ def test_commands_run_in_their_order(
         program, *arguments = shlex.split(line)
         assert program == "dfm"
         assert main(smaller(arguments)) == 0, f"{line}\n{capsys.readouterr().err}"
-    assert len(lines) == 7
+    assert len(lines) == 12
+    assert {path.name for path in Path("runs/moving/evaluation/0001").iterdir()} == {
+        *("grid_cfg_1.png", "grid_cfg_1.gif"),
+        "results.json",
+    }
+    assert Path("evaluations/0002/grid_samples.gif").is_file()
     assert sorted(path.name for path in Path("runs/first/evaluation").iterdir()) == [
         *("0001", "0002", "0003", "0004"),
         "samples",
@@ -70,6 +81,7 @@ def test_commands_run_in_their_order(
 def test_the_page_says_what_the_defaults_are() -> None:
     registry, text = Registry.discover({}), PAGE.read_text()
     assert default_metrics() == ["swd", "spectrum", "fd"]
+    assert default_metrics(medium="video") == ["swd", "spectrum", "fd", "motion"]
     for name in registry.names("metric"):
         assert f"`{name}`" in text
     swd = registry.get("metric", "swd").spec.options()

@@ -70,6 +70,20 @@ def smaller(arguments: list[str]) -> list[str]:
         return [*arguments, *SMALLER]
     if arguments[0] == "sample":
         return [*arguments, "--steps", "2,2", "--device", "cpu"]
+    if arguments[0] == "eval":
+        return [
+            *arguments,
+            "--num",
+            "4",
+            "--reference-num",
+            "4",
+            "--steps",
+            "1,1",
+            "--device",
+            "cpu",
+            "--set",
+            "fd.steps=2",
+        ]
     return [*arguments, "--device", "cpu"] if arguments[0] == "encode" else arguments
 
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command_tools import Dfm, Rejected, write_picture
+from command_tools import TINY, Dfm, Rejected, write_picture
 
 QUICK = [
     *("--metrics", "spectrum,fd", "--device", "cpu", "--steps", "2,2", "--reference-num", "40"),
@@ -21,6 +21,14 @@ QUICK = [
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def run_of_clips(tmp_path: Path, dfm: Dfm) -> Path:
+    """A run of two steps on clips of four frames."""
+    flags = ["--dataset", "moving_shapes", "--backbone", "video_dit", "--frames", 4, "--max-steps", 2, "--quiet"]
+    dfm("train", *TINY, *flags, "--output", tmp_path / "clips")
+    return tmp_path / "clips"
 
 
 def test_a_table_and_files(run: Path, dfm: Dfm) -> None:
@@ -85,6 +93,30 @@ def test_wrong_requests(run: Path, rejected: Rejected, tmp_path: Path, photos: P
 def test_a_number_of_images_that_the_reference_has_not(photos: Path, rejected: Rejected) -> None:
     said = rejected("eval", "--samples", photos, "--reference", photos, "--num", "25", code=1)
     assert "expected at least 25 images" in said
+
+
+def test_a_run_of_clips(run_of_clips: Path, photos: Path, dfm: Dfm, rejected: Rejected, tmp_path: Path) -> None:
+    quick = ["--steps", "1,1", "--num", 9, "--reference-num", 12, "--set", "fd.steps=2", "--set", "fd.resamples=0"]
+    result = dfm("eval", run_of_clips, *quick, "--device", "cpu")
+    heads = [line.split()[1] for line in result.lines if line.startswith("cfg_")]
+    assert heads == ["swd", "spectrum", "fd", "motion"]
+    assert {"motion_1", "motion_2"} <= {line.split()[0] for line in result.lines}
+    assert "real clips" in result.lines[0]
+    assert "9 of 9 clips" in result.err
+    folder = run_of_clips / "evaluation" / "0001"
+    assert {path.name for path in folder.iterdir()} == {"results.json", "grid_cfg_1.png", "grid_cfg_1.gif"}
+    written = dfm("eval", run_of_clips, *quick, "--device", "cpu", "--json").json
+    assert written["rows"] == json.loads((folder / "results.json").read_text())["rows"]
+    said = rejected("eval", run_of_clips, "--metrics", "fid", "--set", "fid.path=x", "--device", "cpu", code=2)
+    assert "metric 'fid' is for images" in said
+    assert "for clips: swd, spectrum, fd, motion, frame_fid, fvd (--metrics)" in said
+    assert "--frames: a run says how many" in rejected("eval", run_of_clips, "--frames", 4)
+    assert "--frame-rate is of clips in folders" in rejected("eval", run_of_clips, "--frame-rate", 4)
+
+
+def test_an_option_of_a_default_metric_of_the_other_medium(run: Path, rejected: Rejected) -> None:
+    said = rejected("eval", run, "--set", "motion.resamples=0", "--device", "cpu")
+    assert "--set motion.resamples: metric 'motion' does not measure images" in said
 
 
 def start(run: Path, *more: object) -> subprocess.Popen[str]:
