@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from dfm_core.cli.command import Json, command
-from dfm_core.cli.flags import ConfigFlags, resolve_flags
+from dfm_core.cli.flags import ConfigFlags, flag_of, resolve_flags
 from dfm_core.cli.numbers import read_counts, read_numbers
 from dfm_core.cli.output import info, print_json, print_table
 from dfm_core.config.sizes import write_stages
@@ -87,7 +87,7 @@ def config_of_run(run: Path, flags: ConfigFlags) -> RunConfig:
     from dfm_core.training.run_directory import RunDirectory
 
     given = [field.name for field in dataclasses.fields(flags) if getattr(flags, field.name) is not None]
-    others = [f"--{name.replace('_', '-')}" for name in given if name not in ("schedule", "set")]
+    others = [flag_of(name) for name in given if name not in ("schedule", "set")]
     if others:
         raise UsageError(f"--run: the run has its own configuration; leave out {', '.join(others)}")
     return resolve_flags(flags, RunDirectory.open(run).config).config

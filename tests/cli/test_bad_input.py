@@ -219,7 +219,7 @@ def test_guidance_without_labels_is_found_before_the_first_step(
 
 
 RESUMED = {
-    "batch size": (["--batch-size", "8"], "training.batch_size: the run has 4, got 8"),
+    "batch size": (["--batch-size", "8"], "--batch-size (training.batch_size): the run has 4, got 8"),
     "component": (["--decomposition", "dwt"], "--decomposition: the run has 'laplacian', got 'dwt'; a run keeps its"),
     "option": (["--set", "backbone.options.qk_norm=true"], "backbone.options.qk_norm: the run has False, got True"),
     "seed": (["--seed", "1"], "seed: the run has 0, got 1"),

@@ -123,18 +123,27 @@ def test_the_plot_as_another_format(dfm: Dfm, tmp_path: Path) -> None:
 MISTAKES = {
     "few steps": (
         ["--steps", "30,10"],
-        "steps: expected 3 for 3 stages (one for each, coarse to fine), got 2:",
+        "steps): expected 3 for 3 stages (one for each, coarse to fine), got 2:",
     ),
-    "few thresholds": (["--thresholds", "0.9,0.8,0.7"], "thresholds: expected 2 for 3 stages (one for each stage but"),
-    "threshold": (["--thresholds", "0.9,1.5"], "thresholds.1: expected less than or equal to 1, got 1.5"),
+    "few thresholds": (["--thresholds", "0.9,0.8,0.7"], "thresholds): expected 2 for 3 stages (one for each stage but"),
+    "threshold": (["--thresholds", "0.9,1.5"], "thresholds.1): expected less than or equal to 1, got 1.5"),
     "no number": (["--steps", "30;10"], "--steps: expected whole numbers separated by commas"),
     "sigmas": (["--sigmas", "1,0.1"], "--sigmas: expected 3 positive numbers, one a stage, got '1,0.1'"),
     "sigma 0": (["--sigmas", "1,0,1"], "--sigmas: expected 3 positive numbers"),
     "sigma nan": (["--sigmas", "1,nan,1"], "--sigmas: expected 3 positive numbers"),
     "name": (["--schedule", "progresive"], "unknown stage schedule 'progresive'. Did you mean 'progressive'?"),
-    "option": (["--schedule", "simultaneous", "--thresholds", "0.5"], "thresholds: unknown key. Known: steps, shift."),
+    "option": (["--schedule", "simultaneous", "--thresholds", "0.5"], "thresholds): unknown key. Known: steps, shift."),
     "plot": (["--plot", "."], ". is a folder"),
 }
+
+
+def test_a_mistake_names_the_flag_and_the_key(rejected: Rejected) -> None:
+    said = rejected("schedule", "--stages", "16,32", "--steps", "3")
+    assert said.startswith("--steps (stage_schedule.options.steps): expected 2 for 2 stages")
+    said = rejected("schedule", "--stages", "16,32", "--thresholds", "1.5")
+    assert said.startswith("--thresholds (stage_schedule.options.thresholds.0): expected less than or equal to 1, got")
+    said = rejected("schedule", "--stages", "16,32", "--set", "stage_schedule.options.steps=[3]")
+    assert said.startswith("stage_schedule.options.steps: expected 2 for 2 stages")
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
