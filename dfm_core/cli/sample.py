@@ -33,7 +33,7 @@ def sample(
     label: Annotated[
         str | None, typer.Option(help="Classes by number or name, in turn: 0,3. All without.", metavar="LABELS")
     ] = None,
-    cfg: Annotated[float | None, typer.Option(help="Guidance weight; 1 is none.", min=0)] = None,
+    cfg: Annotated[float | None, typer.Option(help="Guidance weight; 1 is none.")] = None,
     schedule: Annotated[
         str | None, typer.Option(help="Another stage schedule than the run's, with its defaults.", metavar="NAME")
     ] = None,
@@ -62,8 +62,8 @@ def sample(
     """
     if output is not None and output.exists():
         raise UsageError(f"{output} exists already; choose another --output, or leave it out")
-    if cfg is not None and not math.isfinite(cfg):
-        raise UsageError(f"--cfg: expected a finite number, got {cfg}")
+    if cfg is not None and not (math.isfinite(cfg) and cfg >= 0):
+        raise UsageError(f"--cfg: expected a finite number of at least 0, got {cfg:g}")
     counts, limits = read_counts(steps, "--steps"), read_numbers(thresholds, "--thresholds")
     check_device(device)
     from dfm_core.gallery import Gallery, grid_columns
