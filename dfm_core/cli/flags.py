@@ -125,7 +125,15 @@ def resolve_flags(
         resolved = resolve_config(dataclasses.replace(request, accelerator=True))
     for message in resolved.warnings:
         warning(message)
+    if resolved.origins.get(THRESHOLDS) == "--set":
+        warn_of_thresholds(f"--set {THRESHOLDS}", len(resolved.config.stages))
     return resolved
+
+
+def warn_of_thresholds(flag: str, num_stages: int) -> None:
+    """Warn that thresholds, which the user has typed, mean nothing to one stage. From a preset they may come along."""
+    if num_stages == 1:
+        warning(f"{flag}: changes nothing, since the only stage hands over to none; leave it out, or use more stages")
 
 
 def with_flag_names(message: str, given: Collection[str]) -> str:

@@ -15,6 +15,7 @@ import typer
 
 from dfm_core.cli.command import Json, command
 from dfm_core.cli.early_checks import check_device
+from dfm_core.cli.flags import warn_of_thresholds
 from dfm_core.cli.numbers import read_counts, read_numbers
 from dfm_core.cli.output import console, info, output_options, print_json
 from dfm_core.errors import UsageError
@@ -71,6 +72,8 @@ def sample(
     from dfm_core.model import load
 
     model = load(run, device=device).with_schedule(schedule, steps=counts, thresholds=limits)
+    if limits is not None:
+        warn_of_thresholds("--thresholds", model.composition.num_stages)
     sampling = model.composition.config.sampling
     num, size = num or sampling.num, batch_size or sampling.batch_size
     labels = None if label is None else [part.strip() for part in label.split(",")]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from dfm_core.cli.command import Json, command
-from dfm_core.cli.flags import ConfigFlags, flag_of, resolve_flags
+from dfm_core.cli.flags import ConfigFlags, flag_of, resolve_flags, warn_of_thresholds
 from dfm_core.cli.numbers import read_counts, read_numbers
 from dfm_core.cli.output import info, print_json, print_table
 from dfm_core.config.sizes import write_stages
@@ -60,8 +60,11 @@ def schedule(
     if plot is not None:
         check_picture_path(plot)
     choice, registry = config.component("stage_schedule"), default_registry()
-    changes = {"steps": read_counts(steps, "--steps"), "thresholds": read_numbers(thresholds, "--thresholds")}
+    limits = read_numbers(thresholds, "--thresholds")
+    changes = {"steps": read_counts(steps, "--steps"), "thresholds": limits}
     given = {name: value for name, value in changes.items() if value is not None}
+    if limits is not None:
+        warn_of_thresholds("--thresholds", len(config.stages))
     options = registry.override_options("stage_schedule", choice.name, choice.options, given)
 
     def grid_for(sigmas: tuple[float, ...]) -> ScheduleGrid:

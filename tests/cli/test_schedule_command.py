@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_tools import Dfm, Rejected, read_picture
+from command_tools import TINY, Dfm, Rejected, read_picture
 from numpy.typing import NDArray
 
 from dfm_core.model import load
@@ -60,6 +60,7 @@ def test_sigmas_show_what_the_automatic_shift_does(dfm: Dfm) -> None:
     assert linear.lines == dfm("schedule", "--stages", "32,64").lines
 
 
+ONE_STAGE = "since the only stage hands over to none; leave it out, or use more stages"
 NOTE = "note: the root mean square (sigma) of each stage"
 
 
@@ -95,6 +96,33 @@ def test_what_the_schedule_of_a_run_refuses(rejected: Rejected, trained: Path, t
     said = rejected("schedule", "--run", trained, "--stages", "8,16", "--seed", 1)
     assert said == "--run: the run has its own configuration; leave out --stages, --seed"
     assert "is not the folder of a run" in rejected("schedule", "--run", tmp_path, code=1)
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        (["schedule", "--thresholds", "0.7"], "--thresholds"),
+        (["schedule", "--set", "stage_schedule.options.thresholds=0.7"], "--set stage_schedule.options.thresholds"),
+        (["schedule", "--config", "written.yaml"], ""),
+    ],
+    ids=str,
+)
+def test_thresholds_of_one_stage_are_told_where_they_were_typed(
+    command: list[str], flag: str, dfm: Dfm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "written.yaml").write_text("stage_schedule: {name: progressive, options: {thresholds: [0.7]}}\n")
+    said = dfm(*command, "--stages", 32, "--sigmas", 1).err
+    assert said == (f"warning: {flag}: changes nothing, {ONE_STAGE}\n" if flag else "")
+    assert "changes nothing" not in dfm(*command, "--stages", "32,64", "--sigmas", "1,1").err
+
+
+def test_sample_and_eval_tell_of_thresholds_of_one_stage(dfm: Dfm, tmp_path: Path) -> None:
+    flags = [*TINY, "--decomposition", "identity", "--stages", 8, "--max-steps", 1, "--output", tmp_path / "run"]
+    dfm("train", *flags, "--quiet")
+    short = ["--num", 2, "--steps", 1, "--thresholds", 0.7]
+    assert ONE_STAGE in dfm("sample", tmp_path / "run", *short).err
+    assert ONE_STAGE in dfm("eval", tmp_path / "run", *short, "--metrics", "spectrum").err
 
 
 def test_all_stages_together(dfm: Dfm) -> None:
