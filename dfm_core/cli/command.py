@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from inspect import Parameter
 from pathlib import Path
@@ -14,9 +14,11 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from dfm_core.cli.flags import with_flag_names
 from dfm_core.cli.interrupt import INTERRUPTED, say_interrupted
 from dfm_core.cli.launch import is_first_process
 from dfm_core.cli.output import OutputOptions, choose_output
+from dfm_core.errors import ConfigError
 
 PANEL = "Plugins"
 LOOKING = ("plugins", "env")
@@ -62,9 +64,10 @@ def command(function: Command) -> Command:
         choose_output(OutputOptions(debug=values.pop("debug"), quiet=values.pop("quiet")))
         looking = _name(values.pop("context")) in LOOKING
         files, builtin_only = values.pop("plugin") or (), values.pop("no_plugins")
+        given = {name for name, value in values.items() if value is not None}
         for name, bundle in bundles.items():
             values[name] = bundle(**{field.name: values.pop(field.name) for field in dataclasses.fields(bundle)})
-        with _told_interrupts(), _plugins(files, builtin_only, looking):
+        with _told_interrupts(), _named_flags(given), _plugins(files, builtin_only, looking):
             function(**values)
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -81,6 +84,16 @@ def _told_interrupts() -> Iterator[None]:
         if is_first_process():
             say_interrupted()
         raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def _named_flags(given: Collection[str]) -> Iterator[None]:
+    """Let an error name the flag whose value is wrong, not only its key in the configuration."""
+    try:
+        yield
+    except ConfigError as error:
+        error.args = (with_flag_names(str(error), given),)
+        raise
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import typer
 
 from dfm_core.cli.command import Json, command
 from dfm_core.cli.encode import ignore
+from dfm_core.cli.flags import warn_of_thresholds
 from dfm_core.cli.interrupt import INTERRUPTED, termination_as_interrupt
 from dfm_core.cli.launch import Nproc, is_first_process, is_launcher, launch
 from dfm_core.cli.numbers import read_counts, read_numbers
@@ -202,6 +203,8 @@ def measure(
             settings = replace(settings, metrics=suited(settings.metrics, medium))
         voice = Voice(say, warning, reporter(say, PLURAL[medium]))
         if model is not None:
+            if schedule["thresholds"] is not None and world.is_first:
+                warn_of_thresholds("--thresholds", model.composition.num_stages)
             evaluation = evaluate_model(model, root / "samples", settings, world, voice=voice)
         else:
             evaluation = evaluate_folder(Path(str(samples)), settings, world, voice=voice)

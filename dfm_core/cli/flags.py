@@ -6,7 +6,7 @@ import dataclasses
 import os
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -82,6 +82,9 @@ KEYS = {
     "device": "device",
 }
 """Field of ConfigFlags -> dotted key of the configuration."""
+THRESHOLDS = "stage_schedule.options.thresholds"
+SCHEDULE_KEYS = {"steps": "stage_schedule.options.steps", "thresholds": THRESHOLDS}
+"""Flags of the commands that take another schedule -> dotted key."""
 
 
 def config_request(flags: ConfigFlags, base: Path | None = None) -> ConfigRequest:
@@ -97,9 +100,7 @@ def config_request(flags: ConfigFlags, base: Path | None = None) -> ConfigReques
         presets=tuple(flags.preset or ()),
         files=tuple(flags.config or ()),
         settings=tuple(flags.set or ()),
-        flags=tuple(
-            Flag(f"--{name.replace('_', '-')}", KEYS[name], value) for name, value in given.items() if value is not None
-        ),
+        flags=tuple(Flag(flag_of(name), KEYS[name], value) for name, value in given.items() if value is not None),
     )
 
 
@@ -124,7 +125,37 @@ def resolve_flags(
         resolved = resolve_config(dataclasses.replace(request, accelerator=True))
     for message in resolved.warnings:
         warning(message)
+    if resolved.origins.get(THRESHOLDS) == "--set":
+        warn_of_thresholds(f"--set {THRESHOLDS}", len(resolved.config.stages))
     return resolved
+
+
+def warn_of_thresholds(flag: str, num_stages: int) -> None:
+    """Warn that thresholds, which the user has typed, mean nothing to one stage. From a preset they may come along."""
+    if num_stages == 1:
+        warning(f"{flag}: changes nothing, since the only stage hands over to none; leave it out, or use more stages")
+
+
+def with_flag_names(message: str, given: Collection[str]) -> str:
+    """Put the flag before each key that begins a line of an error, where one of the `given` flags has set it.
+
+    A key that is called like its flag, and a line that names the flag, stay.
+    """
+    keys = {key: flag_of(name) for name, key in (KEYS | SCHEDULE_KEYS).items() if name in given and key != name}
+    return "\n".join(_with_flag_name(line, keys) for line in message.split("\n"))
+
+
+def _with_flag_name(line: str, flags: Mapping[str, str]) -> str:
+    path, colon, rest = line.partition(":")
+    for key, flag in flags.items():
+        if (path == key or path.startswith(f"{key}.")) and flag not in line:
+            return f"{flag} ({path}){colon}{rest}"
+    return line
+
+
+def flag_of(name: str) -> str:
+    """Name of a flag from that of its field: max_steps -> "--max-steps"."""
+    return f"--{name.replace('_', '-')}"
 
 
 def plugin_flags(config: RunConfig) -> str:

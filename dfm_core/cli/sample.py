@@ -15,6 +15,7 @@ import typer
 
 from dfm_core.cli.command import Json, command
 from dfm_core.cli.early_checks import check_device
+from dfm_core.cli.flags import warn_of_thresholds
 from dfm_core.cli.numbers import read_counts, read_numbers
 from dfm_core.cli.output import console, info, output_options, print_json
 from dfm_core.errors import UsageError
@@ -33,7 +34,7 @@ def sample(
     label: Annotated[
         str | None, typer.Option(help="Classes by number or name, in turn: 0,3. All without.", metavar="LABELS")
     ] = None,
-    cfg: Annotated[float | None, typer.Option(help="Guidance weight; 1 is none.", min=0)] = None,
+    cfg: Annotated[float | None, typer.Option(help="Guidance weight; 1 is none.")] = None,
     cfg_interval: Annotated[
         str | None, typer.Option(help="Range of t in which a stage is guided: 0.2,0.8.", metavar="LOW,HIGH")
     ] = None,
@@ -65,8 +66,8 @@ def sample(
     """
     if output is not None and output.exists():
         raise UsageError(f"{output} exists already; choose another --output, or leave it out")
-    if cfg is not None and not math.isfinite(cfg):
-        raise UsageError(f"--cfg: expected a finite number, got {cfg}")
+    if cfg is not None and not (math.isfinite(cfg) and cfg >= 0):
+        raise UsageError(f"--cfg: expected a finite number of at least 0, got {cfg:g}")
     counts, limits = read_counts(steps, "--steps"), read_numbers(thresholds, "--thresholds")
     interval = read_numbers(cfg_interval, "--cfg-interval")
     check_device(device)
@@ -75,6 +76,8 @@ def sample(
     from dfm_core.model import load
 
     model = load(run, device=device).with_schedule(schedule, steps=counts, thresholds=limits)
+    if limits is not None:
+        warn_of_thresholds("--thresholds", model.composition.num_stages)
     sampling = model.composition.config.sampling
     num, size = num or sampling.num, batch_size or sampling.batch_size
     labels = None if label is None else [part.strip() for part in label.split(",")]

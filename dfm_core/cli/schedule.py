@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from dfm_core.cli.command import Json, command
-from dfm_core.cli.flags import ConfigFlags, resolve_flags
+from dfm_core.cli.flags import ConfigFlags, flag_of, resolve_flags, warn_of_thresholds
 from dfm_core.cli.numbers import read_counts, read_numbers
 from dfm_core.cli.output import info, print_json, print_table
 from dfm_core.config.sizes import write_stages
@@ -60,8 +60,11 @@ def schedule(
     if plot is not None:
         check_picture_path(plot)
     choice, registry = config.component("stage_schedule"), default_registry()
-    changes = {"steps": read_counts(steps, "--steps"), "thresholds": read_numbers(thresholds, "--thresholds")}
+    limits = read_numbers(thresholds, "--thresholds")
+    changes = {"steps": read_counts(steps, "--steps"), "thresholds": limits}
     given = {name: value for name, value in changes.items() if value is not None}
+    if limits is not None:
+        warn_of_thresholds("--thresholds", len(config.stages))
     options = registry.override_options("stage_schedule", choice.name, choice.options, given)
 
     def grid_for(sigmas: tuple[float, ...]) -> ScheduleGrid:
@@ -87,7 +90,7 @@ def config_of_run(run: Path, flags: ConfigFlags) -> RunConfig:
     from dfm_core.training.run_directory import RunDirectory
 
     given = [field.name for field in dataclasses.fields(flags) if getattr(flags, field.name) is not None]
-    others = [f"--{name.replace('_', '-')}" for name in given if name not in ("schedule", "set")]
+    others = [flag_of(name) for name in given if name not in ("schedule", "set")]
     if others:
         raise UsageError(f"--run: the run has its own configuration; leave out {', '.join(others)}")
     return resolve_flags(flags, RunDirectory.open(run).config).config

@@ -34,6 +34,9 @@ from dfm_core.plugins.loader import load_plugin
 
 OBJECT_PREFIX = "object:"
 """Begins the name under which a configuration records a component that was given as a Python object."""
+LAID_UNDER = "defaults"
+"""Begins the names of presets that are laid under every run: nobody asks for one by name."""
+HANDFUL = 5
 _REFUSED = (PluginState.CONFLICT, PluginState.DISABLED)
 
 
@@ -129,9 +132,7 @@ class Registry:
         """Find the file of a preset. Raises ConfigError for a name that nobody has."""
         record, bare = self._record_for(name)
         if bare not in record.presets:
-            known = [record.info.full_name(preset) for preset in record.presets]
-            there = ", ".join(known) or "none"
-            raise ConfigError(f"unknown preset {name!r}.{suggest(name, known)} {record.info.provider} has {there}")
+            raise ConfigError(f"unknown preset {name!r}.{_presets_near(name, record)}")
         return record.presets[bare].path
 
     def names(self, kind: str | None = None) -> tuple[str, ...]:
@@ -218,6 +219,14 @@ class Registry:
         if record.info.is_builtin and self._namespaces():
             hint += f" Components of other plugins are written namespace/name ({', '.join(self._namespaces())})."
         return f"unknown {kind.title} {name!r}.{hint} `dfm plugins list` shows what there is"
+
+
+def _presets_near(name: str, record: PluginRecord) -> str:
+    """Which of a plugin's presets may have been meant by `name`, else some; where all are shown."""
+    known = [record.info.full_name(preset) for preset in record.presets if not preset.startswith(LAID_UNDER)]
+    some = f" {record.info.provider} has {', '.join(known[:HANDFUL]) or 'none'}{' …' * (len(known) > HANDFUL)}."
+    shows = "list" if record.info.is_builtin else f"show {record.info.namespace}"
+    return f"{suggest(name, known) or some} `dfm plugins {shows}` shows them"
 
 
 _SESSION: ContextVar[Registry | None] = ContextVar("registry of the running command", default=None)

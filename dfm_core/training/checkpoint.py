@@ -27,6 +27,7 @@ from torch import Tensor
 
 from dfm_core.errors import CheckpointError
 from dfm_core.files import flush
+from dfm_core.training.run_directory import CONFIG_FILE
 from dfm_core.training.run_directory import FOLDER as FOLDER
 from dfm_core.training.tensor_file import write_tensors
 
@@ -123,7 +124,10 @@ def load_newest(run: Path) -> tuple[Checkpoint, list[str]]:
             broken.append(str(error))
             continue
         return checkpoint, [f"{reason}; using the older {path.name}" for reason in broken]
-    raise CheckpointError(f"{run} has no complete checkpoint: {'; '.join(broken)}")
+    raise CheckpointError(
+        f"{run} has no complete checkpoint: {'; '.join(broken)}. Put the files back from a copy, or train anew: "
+        f"dfm train --config {run / CONFIG_FILE} --output NEW"
+    )
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

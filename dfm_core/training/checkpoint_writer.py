@@ -22,6 +22,7 @@ def in_own_memory(_group: str, _name: str, tensor: Tensor) -> Tensor:
     """Copy a tensor to host memory of its own."""
     return tensor.cpu()
 
+
 PATIENCE = 3
 """Failures in a row after which a run that has nothing on the disk stops: it would end with nothing."""
 

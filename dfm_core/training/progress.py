@@ -8,9 +8,14 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import IO
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID
+from rich.console import Console, RenderableType
+from rich.progress import Progress, ProgressColumn, Task, TaskID
+from rich.progress_bar import ProgressBar
+from rich.table import Column, Table
 from rich.text import Text
+
+BAR = 16
+"""Width of the bar of the live line."""
 
 
 @dataclass(frozen=True)
@@ -23,14 +28,27 @@ class StepReport:
     images_per_second: float | None = None
     seconds_per_step: float | None = None
 
-    def text(self, step: int, max_steps: int) -> str:
-        """One line: the losses, the speed, and the time that is left after `step`."""
-        words = [f"loss {self.loss:.4f}", *(f"{name} {value:.4f}" for name, value in self.parts.items())]
+    def text(self, step: int, max_steps: int, brevity: int = 0) -> str:
+        """One line: the losses, the speed, and the time that is left after `step`.
+
+        brevity: 1 shortens the names, 2 leaves the losses' parts out.
+        """
+        parts = {} if brevity > 1 else _initials(self.parts) if brevity else self.parts
+        words = [f"loss {self.loss:.4f}", *(f"{name} {value:.4f}" for name, value in parts.items())]
         if self.images_per_second is not None:
-            words.append(f"{self.images_per_second:.4g} images/s")
+            words.append(f"{self.images_per_second:.4g}{'' if brevity else ' images'}/s")
         if self.seconds_per_step is not None:
             words.append(f"ETA {timedelta(seconds=round(self.seconds_per_step * (max_steps - step)))}")
         return "  ".join(words)
+
+
+def _initials(parts: dict[str, float]) -> dict[str, float]:
+    """The parts under short names, stage_1 as s1; under their own where that would confuse them."""
+    short = {
+        "".join(word if word.isdigit() else word[:1] for word in name.split("_")): value
+        for name, value in parts.items()
+    }
+    return short if len(short) == len(parts) else parts
 
 
 class Reporter:
@@ -79,11 +97,28 @@ class PlainReporter(Reporter):
             print(message, file=self._stream, flush=True)
 
 
-class _StatusColumn(ProgressColumn):
-    def render(self, task: Task) -> Text:
+class _LiveLine(ProgressColumn):
+    """Bar, step and report in one line: what wraps is torn when something is printed above it.
+
+    Where the terminal is narrow, the bar goes first, then words of the report.
+    """
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(Column(no_wrap=True, overflow="ellipsis"))
+        self._console = console
+
+    def render(self, task: Task) -> RenderableType:
+        step, total = int(task.completed), int(task.total or 0)
         report: StepReport | None = task.fields["report"]
+        count = f"{step:{len(str(total))}}/{total}  "
         waiting = "first step: preparing data and kernels"
-        return Text(report.text(int(task.completed), int(task.total or 0)) if report else waiting)
+        lines = [count + (report.text(step, total, brevity) if report else waiting) for brevity in range(3)]
+        room = self._console.width
+        if len(lines[0]) + BAR + 1 <= room:
+            grid = Table.grid(padding=(0, 1))
+            grid.add_row(ProgressBar(total=total, completed=step, width=BAR), Text(lines[0]))
+            return grid
+        return Text(next((line for line in lines if len(line) <= room), lines[-1]))
 
 
 class RichReporter(Reporter):
@@ -91,8 +126,7 @@ class RichReporter(Reporter):
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console()
-        columns = (BarColumn(bar_width=16), MofNCompleteColumn(), _StatusColumn())
-        self._progress = Progress(*columns, console=self._console, refresh_per_second=4)
+        self._progress = Progress(_LiveLine(self._console), console=self._console, refresh_per_second=4)
         self._task: TaskID | None = None
 
     def start(self, step: int, max_steps: int) -> None:

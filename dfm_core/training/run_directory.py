@@ -16,6 +16,8 @@ from dfm_core.files import put_in_place
 
 FOLDER = "checkpoints"
 CONFIG_FILE = "config.yaml"
+EXPORTED_FILE = "model.json"
+"""What lies in the folder of an exported model."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,9 @@ class RunDirectory:
     def open(cls, path: Path) -> RunDirectory:
         """Return the existing run at `path`. Raises CheckpointError if it is none."""
         if not (path / CONFIG_FILE).is_file() or not (path / FOLDER).is_dir():
-            raise CheckpointError(f"{path} is not the folder of a run: expected {CONFIG_FILE} and {FOLDER}/ in it")
+            raise CheckpointError(
+                f"{path} is not the folder of a run: expected {CONFIG_FILE} and {FOLDER}/ in it; {_advice(path)}"
+            )
         return cls(path)
 
     @property
@@ -112,6 +116,12 @@ def replace_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     put_in_place(partial, path)
+
+
+def _advice(path: Path) -> str:
+    if (path / EXPORTED_FILE).is_file():
+        return f"it is an exported model: begin a new run with its weights, dfm train --init-from {path}"
+    return "give a folder that `dfm train` made (`dfm runs` lists them)"
 
 
 def _unused(path: Path) -> Path:

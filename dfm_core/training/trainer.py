@@ -164,7 +164,8 @@ class Trainer:
     def _after_step(self, step: int, is_first: bool, interrupt: Interrupt, stopping: Callable[[], bool]) -> None:
         self.reporter.advance(step)
         self._writer.report()
-        if is_first and not _due(step, self.logging.log_every):
+        # A first step that is also the last is told of at the end.
+        if is_first and not _due(step, self.logging.log_every) and step < self.settings.max_steps:
             self._learner.check()
             self._log.tell_first(step)
         if _due(step, self.logging.log_every):

@@ -220,7 +220,7 @@ def test_guidance_without_labels_is_found_before_the_first_step(
 
 
 RESUMED = {
-    "batch size": (["--batch-size", "8"], "training.batch_size: the run has 4, got 8"),
+    "batch size": (["--batch-size", "8"], "--batch-size (training.batch_size): the run has 4, got 8"),
     "component": (["--decomposition", "dwt"], "--decomposition: the run has 'laplacian', got 'dwt'; a run keeps its"),
     "option": (["--set", "backbone.options.qk_norm=true"], "backbone.options.qk_norm: the run has False, got True"),
     "seed": (["--seed", "1"], "seed: the run has 0, got 1"),
@@ -246,15 +246,29 @@ def test_changes_on_resume(change: str, rejected: Rejected, run: Path, tmp_path:
     assert {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()} == before
 
 
-def test_resuming_what_is_no_run(rejected: Rejected, run: Path, tmp_path: Path) -> None:
+def test_resuming_what_is_no_run(rejected: Rejected, dfm: Dfm, run: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("nothing", "empty"):
         message = rejected("train", "--resume", name, code=1)
-        assert message == f"{name} is not the folder of a run: expected config.yaml and checkpoints/ in it"
+        assert message.startswith(
+            f"{name} is not the folder of a run: expected config.yaml and checkpoints/ in it; give"
+        )
     for path in list_checkpoints(run):
         (path / "state.json").write_text("{")
     message = rejected("train", "--resume", run, code=1)
     assert f"{run} has no complete checkpoint: " in message
+    advice = f"dfm train --config {run / 'config.yaml'} --output NEW"
+    assert message.endswith(f"Put the files back from a copy, or train anew: {advice}")
+    dfm(*advice.split()[1:], "--max-steps", 1)
+    assert [path.name for path in list_checkpoints(Path("NEW"))] == ["step_00000001"]
+
+
+def test_resuming_an_exported_model_says_what_to_do(
+    rejected: Rejected, dfm: Dfm, trained: Path, tmp_path: Path
+) -> None:
+    dfm("export", trained, tmp_path / "model")
+    assert rejected("train", "--resume", "model", code=1).endswith("dfm train --init-from model")
+    dfm("train", *TINY, "--max-steps", 1, "--init-from", "model", "--output", "run")
 
 
 def test_resuming_with_other_data(rejected: Rejected, dfm: Dfm, tmp_path: Path) -> None:

@@ -193,18 +193,17 @@ MISTAKES = {
     "label number": (["--label", "8"], "label 8: expected 0 to 7 (circle, square, "),
     "label name": (["--label", "circel"], "label 'circel': expected a class name or number. Did you mean 'circle'"),
     "empty label": (["--label", ""], "label '': expected a class name or number"),
-    "few steps": (["--steps", "3"], "steps: expected 2 for 2 stages (one for each, coarse to fine), got 1: [3]"),
-    "many steps": (["--steps", "3,2,1"], "steps: expected 2 for 2 stages"),
-    "no step": (["--steps", "0,1"], "steps.0: expected greater than or equal to 1, got 0"),
+    "few steps": (["--steps", "3"], "steps): expected 2 for 2 stages (one for each, coarse to fine), got 1: [3]"),
+    "many steps": (["--steps", "3,2,1"], "steps): expected 2 for 2 stages"),
+    "no step": (["--steps", "0,1"], "steps.0): expected greater than or equal to 1, got 0"),
     "no number": (["--steps", "3,x"], "--steps: expected whole numbers separated by commas, like 30,10; got '3,x'"),
     "broken steps": (["--steps", "3.5,1"], "--steps: expected whole numbers"),
-    "many thresholds": (["--thresholds", "0.7,0.8"], "thresholds: expected 1 for 2 stages (one for each stage but"),
-    "threshold 0": (["--thresholds", "0"], "thresholds.0: expected greater than 0, got 0"),
-    "threshold above 1": (["--thresholds", "1.1"], "thresholds.0: expected less than or equal to 1, got 1.1"),
+    "many thresholds": (["--thresholds", "0.7,0.8"], "thresholds): expected 1 for 2 stages (one for each stage but"),
+    "threshold 0": (["--thresholds", "0"], "thresholds.0): expected greater than 0, got 0"),
+    "threshold above 1": (["--thresholds", "1.1"], "thresholds.0): expected less than or equal to 1, got 1.1"),
     "no threshold": (["--thresholds", "high"], "--thresholds: expected numbers separated by commas"),
     "solver": (["--solver", "heunn"], "unknown solver 'heunn'; expected one of euler, heun, midpoint, ab2. Did you"),
     "device": (["--device", "cuda"], "device 'cuda' is not on this machine; it has cpu (--device auto picks one)"),
-    "endless guidance": (["--cfg", "inf"], "--cfg: expected a finite number, got inf"),
     "backward interval": (
         ["--cfg", "2", "--cfg-interval", "0.8,0.2"],
         "0 <= low <= high <= 1, like 0.2,0.8; got 0.8,0.2",
@@ -213,6 +212,9 @@ MISTAKES = {
     "interval beyond 1": (["--cfg", "2", "--cfg-interval", "0.8,1.2"], "0 <= low <= high <= 1"),
     "no interval": (["--cfg", "2", "--cfg-interval", "low"], "--cfg-interval: expected numbers separated by commas"),
     "interval of nothing": (["--cfg-interval", "0.2,0.8"], "--cfg-interval: there is no guidance to bound"),
+    "endless guidance": (["--cfg", "inf"], "--cfg: expected a finite number of at least 0, got inf"),
+    "no guidance": (["--cfg", "nan"], "--cfg: expected a finite number of at least 0, got nan"),
+    "negative guidance": (["--cfg", "-1"], "--cfg: expected a finite number of at least 0, got -1"),
     "odd device": (["--device", "gpu"], "expected auto, cpu, cuda, cuda:N or mps, got 'gpu'"),
 }
 
@@ -228,7 +230,7 @@ def test_mistakes(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("flags", [["--num", "0"], ["--batch-size", "0"], ["--cfg", "-1"], ["--seed", "-1"]])
+@pytest.mark.parametrize("flags", [["--num", "0"], ["--batch-size", "0"], ["--seed", "-1"]])
 def test_numbers_out_of_range(flags: list[str], dfm: Dfm, trained: Path) -> None:
     assert f"'{flags[0]}': Input should be greater than or equal to" in " ".join(
         dfm("sample", trained, *flags, code=2).err.split()

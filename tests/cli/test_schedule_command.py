@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_tools import Dfm, Rejected, read_picture
+from command_tools import TINY, Dfm, Rejected, read_picture
 from numpy.typing import NDArray
 
 from dfm_core.model import load
@@ -60,6 +60,7 @@ def test_sigmas_show_what_the_automatic_shift_does(dfm: Dfm) -> None:
     assert linear.lines == dfm("schedule", "--stages", "32,64").lines
 
 
+ONE_STAGE = "since the only stage hands over to none; leave it out, or use more stages"
 NOTE = "note: the root mean square (sigma) of each stage"
 
 
@@ -97,6 +98,33 @@ def test_what_the_schedule_of_a_run_refuses(rejected: Rejected, trained: Path, t
     assert "is not the folder of a run" in rejected("schedule", "--run", tmp_path, code=1)
 
 
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        (["schedule", "--thresholds", "0.7"], "--thresholds"),
+        (["schedule", "--set", "stage_schedule.options.thresholds=0.7"], "--set stage_schedule.options.thresholds"),
+        (["schedule", "--config", "written.yaml"], ""),
+    ],
+    ids=str,
+)
+def test_thresholds_of_one_stage_are_told_where_they_were_typed(
+    command: list[str], flag: str, dfm: Dfm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "written.yaml").write_text("stage_schedule: {name: progressive, options: {thresholds: [0.7]}}\n")
+    said = dfm(*command, "--stages", 32, "--sigmas", 1).err
+    assert said == (f"warning: {flag}: changes nothing, {ONE_STAGE}\n" if flag else "")
+    assert "changes nothing" not in dfm(*command, "--stages", "32,64", "--sigmas", "1,1").err
+
+
+def test_sample_and_eval_tell_of_thresholds_of_one_stage(dfm: Dfm, tmp_path: Path) -> None:
+    flags = [*TINY, "--decomposition", "identity", "--stages", 8, "--max-steps", 1, "--output", tmp_path / "run"]
+    dfm("train", *flags, "--quiet")
+    short = ["--num", 2, "--steps", 1, "--thresholds", 0.7]
+    assert ONE_STAGE in dfm("sample", tmp_path / "run", *short).err
+    assert ONE_STAGE in dfm("eval", tmp_path / "run", *short, "--metrics", "spectrum").err
+
+
 def test_all_stages_together(dfm: Dfm) -> None:
     t = np.array(dfm("schedule", "--schedule", "simultaneous", "--stages", "32,64", "--steps", "4", "--json").json["t"])
     np.testing.assert_allclose(t, np.repeat(np.arange(5) / 4, 2).reshape(5, 2))
@@ -123,18 +151,27 @@ def test_the_plot_as_another_format(dfm: Dfm, tmp_path: Path) -> None:
 MISTAKES = {
     "few steps": (
         ["--steps", "30,10"],
-        "steps: expected 3 for 3 stages (one for each, coarse to fine), got 2:",
+        "steps): expected 3 for 3 stages (one for each, coarse to fine), got 2:",
     ),
-    "few thresholds": (["--thresholds", "0.9,0.8,0.7"], "thresholds: expected 2 for 3 stages (one for each stage but"),
-    "threshold": (["--thresholds", "0.9,1.5"], "thresholds.1: expected less than or equal to 1, got 1.5"),
+    "few thresholds": (["--thresholds", "0.9,0.8,0.7"], "thresholds): expected 2 for 3 stages (one for each stage but"),
+    "threshold": (["--thresholds", "0.9,1.5"], "thresholds.1): expected less than or equal to 1, got 1.5"),
     "no number": (["--steps", "30;10"], "--steps: expected whole numbers separated by commas"),
     "sigmas": (["--sigmas", "1,0.1"], "--sigmas: expected 3 positive numbers, one a stage, got '1,0.1'"),
     "sigma 0": (["--sigmas", "1,0,1"], "--sigmas: expected 3 positive numbers"),
     "sigma nan": (["--sigmas", "1,nan,1"], "--sigmas: expected 3 positive numbers"),
     "name": (["--schedule", "progresive"], "unknown stage schedule 'progresive'. Did you mean 'progressive'?"),
-    "option": (["--schedule", "simultaneous", "--thresholds", "0.5"], "thresholds: unknown key. Known: steps, shift."),
+    "option": (["--schedule", "simultaneous", "--thresholds", "0.5"], "thresholds): unknown key. Known: steps, shift."),
     "plot": (["--plot", "."], ". is a folder"),
 }
+
+
+def test_a_mistake_names_the_flag_and_the_key(rejected: Rejected) -> None:
+    said = rejected("schedule", "--stages", "16,32", "--steps", "3")
+    assert said.startswith("--steps (stage_schedule.options.steps): expected 2 for 2 stages")
+    said = rejected("schedule", "--stages", "16,32", "--thresholds", "1.5")
+    assert said.startswith("--thresholds (stage_schedule.options.thresholds.0): expected less than or equal to 1, got")
+    said = rejected("schedule", "--stages", "16,32", "--set", "stage_schedule.options.steps=[3]")
+    assert said.startswith("stage_schedule.options.steps: expected 2 for 2 stages")
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

@@ -50,6 +50,13 @@ def test_a_run_says_what_it_does_and_how_to_go_on(dfm: Dfm, tmp_path: Path) -> N
     assert hint == f"sample with:  dfm sample {path} --num 16 --previews"
 
 
+@pytest.mark.parametrize(("steps", "told"), [(1, ["1/1"]), (3, ["1/3", "2/3", "3/3"])])
+def test_no_step_is_told_of_twice(steps: int, told: list[str], dfm: Dfm, tmp_path: Path) -> None:
+    result = dfm("train", *TINY, "--max-steps", steps, "--output", tmp_path / "run")
+    assert [line.split()[1] for line in result.lines if line.startswith("step ")] == told
+    assert metrics(tmp_path / "run")[-1]["step"] == steps
+
+
 def test_what_lies_in_a_run(trained: Path) -> None:
     assert {path.name for path in trained.iterdir()} == {
         *("config.yaml", "metrics.jsonl", "status.json", "checkpoints", "samples"),

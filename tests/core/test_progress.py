@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 import pytest
@@ -51,13 +52,13 @@ def test_quiet_says_only_warnings(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "warning: disk full\n")
 
 
-def live(width: int) -> str:
+def live(width: int, report: StepReport = REPORT) -> str:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=width, color_system=None)
     reporter = RichReporter(console)
     reporter.start(100, 2500)
     reporter.advance(101)
-    reporter.log(REPORT)
+    reporter.log(report)
     reporter.advance(120)
     reporter.say("sample grid [bold] written")
     reporter.warn("old checkpoint")
@@ -73,9 +74,31 @@ def test_live_line() -> None:
     assert "warning: old checkpoint" in shown
 
 
-def test_live_line_keeps_everything_at_80_columns() -> None:
-    words = live(80).replace("\n", " ").split()
-    assert {"120/2500", "0.8123", "stage_2", "412.3", "images/s", "ETA"} <= set(words)
+THREE = StepReport(20, 0.81234, {"stage_1": 0.7, "stage_2": 0.2, "stage_3": 0.1}, 412.34, 0.5)
+FITTING = {
+    130: (True, f" 120/2500  {THREE.text(120, 2500)}"),
+    100: (False, f" 120/2500  {THREE.text(120, 2500)}"),
+    80: (False, " 120/2500  loss 0.8123  s1 0.7000  s2 0.2000  s3 0.1000  412.3/s  ETA 0:19:50"),
+    60: (False, " 120/2500  loss 0.8123  412.3/s  ETA 0:19:50"),
+    30: (False, " 120/2500  loss 0.8123  412.3…"),
+}
+
+
+@pytest.mark.parametrize("width", FITTING)
+def test_the_live_line_fits_the_terminal(width: int) -> None:
+    """It never wraps: Ctrl-C would leave a torn copy of it above."""
+    shown = live(width, THREE).split("\x1b[2K")[-1]
+    visible = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", shown).rstrip("\n")
+    bar, line = FITTING[width]
+    assert "\n" not in visible
+    assert len(visible) <= width
+    assert visible.strip().endswith(line.strip())
+    assert (visible[0] in "━╸") == bar
+
+
+def test_short_names_that_would_be_the_same_stay_long() -> None:
+    report = StepReport(1, 1.0, {"mean_1": 0.5, "median_1": 0.25})
+    assert report.text(1, 2, brevity=1) == "loss 1.0000  mean_1 0.5000  median_1 0.2500"
 
 
 def test_before_the_first_step_the_live_line_says_so() -> None:

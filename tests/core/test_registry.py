@@ -270,6 +270,16 @@ def test_unknown_names_in_other_plugins(site: FakeSite) -> None:
         registry.preset("quikstart")
 
 
+def test_an_unknown_preset_is_answered_with_a_handful() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Registry.discover({}).preset("zzz")
+    said = str(caught.value)
+    assert said.endswith(
+        "has dfm, flow-matching, cascaded, cascaded-second, pyramidal-flow …. `dfm plugins list` shows them"
+    )
+    assert "defaults" not in said
+
+
 COMPONENT = """
 from pydantic import Field
 
