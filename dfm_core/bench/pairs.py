@@ -51,14 +51,23 @@ def ratio_of_times(first: Sequence[float], second: Sequence[float]) -> Ratio:
     return Ratio(statistics.median(ratios), medians[int(0.025 * RESAMPLES)], medians[int(0.975 * RESAMPLES) - 1])
 
 
+def measurable(itself: Ratio, bound: float = 1.02) -> bool:
+    """Whether the same code against itself stays within `bound`, either way; else nothing can be said of others."""
+    return itself.low >= 1 / bound and itself.high <= bound
+
+
+def exceeds(ratio: Ratio, itself: Ratio, bound: float = 1.02) -> bool:
+    """Whether `ratio` is above `bound` for certain: by its lower end, and where anything can be said."""
+    return measurable(itself, bound) and ratio.low > bound
+
+
 def verdict(ratio: Ratio, itself: Ratio, bound: float = 1.02) -> str:
     """Say whether the lower end of `ratio` is within `bound`.
 
-    itself: the same code against itself, measured alongside; where its interval is as wide as the bound, nothing can
-    be said.
+    itself: the same code against itself, measured alongside.
     """
-    if itself.low < 1 / bound or itself.high > bound:
+    if not measurable(itself, bound):
         return f"not measurable now: the same code against itself gives {itself}; is the machine busy?"
-    if ratio.low <= bound:
-        return f"within the bound of {bound}" + ("" if ratio.high <= bound else ", though not by the upper end")
-    return f"OVER the bound of {bound}"
+    if exceeds(ratio, itself, bound):
+        return f"OVER the bound of {bound}"
+    return f"within the bound of {bound}" + ("" if ratio.high <= bound else ", though not by the upper end")

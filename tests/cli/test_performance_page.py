@@ -30,7 +30,7 @@ SMALLER = {
         *("--size", "Ti", "--depth", "1", "--batch", "1", "--steps", "1", "--device", "cpu", "--latents", "4,8"),
         "--no-compile",
     ],
-    "trainer_overhead.py": ["--blocks", "2"],
+    "trainer_overhead.py": ["--blocks", "2", "--depth", "1"],
     "checkpoint_overhead.py": ["--width", "16", "--checkpoints", "1", "--rounds", "2", "--every", "3"],
 }
 """Later flags win; nothing is compiled, which takes minutes."""

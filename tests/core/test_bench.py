@@ -13,7 +13,6 @@ from torch import Tensor
 from dfm_core.bench.batch_sizes import measure_batch_sizes, recommend
 from dfm_core.bench.machine import available_memory
 from dfm_core.bench.measure import Effort, against_plain, comparison_size, measure_subject
-from dfm_core.bench.pairs import interleaved, ratio_of_times, verdict
 from dfm_core.bench.plain import plain_objective
 from dfm_core.bench.report import BatchSize
 from dfm_core.bench.step import PARTS, Stopwatch, TrainingStep, of_size
@@ -111,21 +110,6 @@ def test_networks_that_differ_are_named() -> None:
     assert same.flops == pytest.approx(1, abs=0.02)
     assert same.networks is None
     assert same.ratio.low <= same.ratio.median <= same.ratio.high
-
-
-def test_calls_are_interleaved() -> None:
-    order: list[str] = []
-    calls: dict[str, Callable[[], object]] = {name: lambda name=name: order.append(name) for name in "abc"}  # type: ignore[misc]
-    times = interleaved(calls, seconds=0, fewest=3)
-    assert "".join(order) == "abccbaabc"
-    assert {name: len(taken) for name, taken in times.items()} == {"a": 3, "b": 3, "c": 3}
-
-
-def test_a_busy_machine_gives_no_verdict() -> None:
-    steady, noisy = [1.0] * 20, [0.7, 1.4] * 10
-    assert "within" in verdict(ratio_of_times([1.01] * 20, steady), ratio_of_times(steady, steady))
-    assert "OVER" in verdict(ratio_of_times([1.2] * 20, steady), ratio_of_times(steady, steady))
-    assert "not measurable" in verdict(ratio_of_times([1.2] * 20, steady), ratio_of_times(noisy, steady))
 
 
 def sweep(cost: Callable[[int], float], monkeypatch: pytest.MonkeyPatch, **limits: Any) -> Any:
