@@ -139,8 +139,10 @@ class ResidualPyramid(Decomposition):
         return [preview]
 
     def _expanded(self, preview: Tensor, sizes: Sequence[Size], stage_index: int) -> Tensor:
-        # The first frame of a causal clip stays as it is where only the number of frames changes.
-        return preview if preview.shape[2:] == sizes[stage_index] else self.expand(preview, sizes, stage_index)
+        # The first frame of a causal clip stays as it is where only the number of frames changes; whole stages build on
+        # nothing, not even on that.
+        stays = preview.shape[2:] == sizes[stage_index] and not self.whole_stages
+        return preview if stays else self.expand(preview, sizes, stage_index)
 
     def _sizes_of(self, stages: Sequence[Tensor]) -> tuple[Size, ...]:
         """Preview sizes of all S stages, from the shapes of the first few. Raises StageShapeError if these disagree."""

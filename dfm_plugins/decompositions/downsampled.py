@@ -1,4 +1,4 @@
-"""The picture at every size, none of them a residual: the stages of cascaded models and of Pyramidal Flow."""
+"""The picture, or clip, at every size, none of them a residual: the stages of cascaded models and of Pyramidal Flow."""
 
 from __future__ import annotations
 
@@ -7,21 +7,27 @@ from torch.nn import functional as F
 
 from dfm_core.errors import StageSizeError
 from dfm_core.interfaces.decomposition import DecompositionFacts
-from dfm_core.plugins import Options
 from dfm_core.residual_pyramid import ResidualPyramid
 from dfm_core.stages import Size, format_size
+from dfm_plugins.decompositions.specs import DownsampledOptions
 
 
 class Downsampled(ResidualPyramid):
-    """Stage s is the mean of x over the area of each of its pixels; `recompose` returns the last stage given."""
+    """Stage s is the mean of x over the area of each of its pixels; `recompose` returns the last stage given.
+
+    Of a clip with fewer frames, over their times as well.
+    """
 
     whole_stages = True
 
-    def __init__(self, options: Options, facts: DecompositionFacts) -> None:
+    def __init__(self, options: DownsampledOptions, facts: DecompositionFacts) -> None:
         super().__init__(options, facts)
-        if len(facts.stage_sizes[-1]) != 2:
+        if len(facts.stage_sizes[-1]) not in (2, 3):
             sizes = ", ".join(map(format_size, facts.stage_sizes))
-            raise StageSizeError(f"downsampled splits images: expected sizes as height x width, got {sizes}")
+            raise StageSizeError(
+                "downsampled splits images and clips: expected sizes as height x width or frames x height x width, "
+                f"got {sizes}"
+            )
 
     def down(self, x: Tensor, size: Size) -> Tensor:
         """Average over areas."""

@@ -20,6 +20,12 @@ class FourierOptions(Options):
     time_grid: TimeGrid = "auto"
 
 
+class DownsampledOptions(Options):
+    """Options of `downsampled`."""
+
+    time_grid: TimeGrid = "auto"
+
+
 class LaplacianOptions(Options):
     """Options of `laplacian`."""
 
@@ -132,9 +138,11 @@ SPECS = [
     ),
     DecompositionSpec(
         name="downsampled",
-        summary="The picture at every size, no residuals: what cascaded models and Pyramidal Flow generate.",
+        summary="The picture or clip at every size, no residuals: what cascaded models and Pyramidal Flow generate.",
         factory="dfm_plugins.decompositions.downsampled:Downsampled",
+        options=DownsampledOptions,
         reference="Ho et al. 2022, Cascaded Diffusion Models; Jin et al. 2024, Pyramidal Flow Matching",
         linear=True,
+        media=MEDIA,
     ),
 ]

@@ -27,7 +27,7 @@ class Cascaded(StraightPath):
         if facts.num_stages > 1 and not facts.whole_stages:
             raise CompositionError(
                 "path cascaded: a finished stage stays noisy, so no later one may build on it; use a decomposition "
-                "whose stages are whole pictures (downsampled)"
+                "whose stages are whole pictures or clips (--decomposition downsampled)"
             )
 
     @property

@@ -146,6 +146,13 @@ def _sum(terms: object) -> Tensor:
 
 
 def _check_stages(facts: PathFacts) -> None:
+    sizes = [stage.shape[1:] for stage in facts.layout]
+    shown = ", ".join("x".join(map(str, size)) for size in sizes)
+    if any(len(size) != 2 for size in sizes):
+        raise CompositionError(
+            f"path pyramidal: expected images, its noise is that of pixels in a plane; got stages {shown}; for clips "
+            "use --path straight or cascaded"
+        )
     if not facts.whole_stages and facts.num_stages > 1:
         raise CompositionError(
             "path pyramidal: expected stages that are whole pictures, downsampled; use --decomposition downsampled"
@@ -154,10 +161,8 @@ def _check_stages(facts: PathFacts) -> None:
         raise CompositionError(
             "path pyramidal mixes neighbouring stages, which must have one scale; set flow.standardize=false"
         )
-    sizes = [stage.shape[1:] for stage in facts.layout]
     for coarse, fine in pairwise(sizes):
-        if len(fine) != 2 or any(f != 2 * c for c, f in zip(coarse, fine, strict=True)):
+        if any(f != 2 * c for c, f in zip(coarse, fine, strict=True)):
             raise CompositionError(
-                f"path pyramidal: expected every stage twice as high and wide as the one before, got "
-                f"{', '.join('x'.join(map(str, size)) for size in sizes)}"
+                f"path pyramidal: expected every stage twice as high and wide as the one before, got {shown}"
             )

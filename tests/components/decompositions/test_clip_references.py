@@ -19,8 +19,14 @@ from torch.nn import functional as F
 from dfm_core.interfaces.decomposition import Decomposition, DecompositionFacts
 from dfm_core.plugins import Options
 from dfm_core.stages import Size, Stages
-from dfm_plugins.decompositions import dct, dwt, fourier, laplacian
-from dfm_plugins.decompositions.specs import CosineOptions, FourierOptions, LaplacianOptions, WaveletOptions
+from dfm_plugins.decompositions import dct, downsampled, dwt, fourier, laplacian
+from dfm_plugins.decompositions.specs import (
+    CosineOptions,
+    DownsampledOptions,
+    FourierOptions,
+    LaplacianOptions,
+    WaveletOptions,
+)
 
 WAVELETS = ["haar", "db2", "db7", "sym4", "bior2.2", "rbio1.3"]
 BANDS = ["daa", "ada", "dda", "aad", "dad", "add", "ddd"]
@@ -29,6 +35,7 @@ BUILDERS: dict[str, tuple[Callable[..., Decomposition], type[Options]]] = {
     "dwt": (dwt.WaveletTransform, WaveletOptions),
     "dct": (dct.CosineTransform, CosineOptions),
     "fourier": (fourier.FourierTransform, FourierOptions),
+    "downsampled": (downsampled.Downsampled, DownsampledOptions),
 }
 
 
@@ -266,3 +273,12 @@ def test_half_precision_clips_are_computed_in_single(name: str, options: dict[st
     transform = build(name, (5, 4, 8), (9, 8, 16), **options)
     for half, single in zip(transform.decompose(x), transform.decompose(x.float()), strict=True):
         assert torch.equal(half, single.bfloat16())
+
+
+def test_downsampled_clips_are_means_over_areas_and_times() -> None:
+    x = clip((5, 8, 12))
+    stages = build("downsampled", (3, 4, 6), (3, 8, 12), (5, 8, 12)).decompose(x)
+    means = F.avg_pool3d(x[:, :, 1:], (2, 1, 1))
+    close(stages[1], torch.cat([x[:, :, :1], means], dim=2))
+    close(stages[0], F.avg_pool3d(stages[1], (1, 2, 2)))
+    assert torch.equal(stages[2], x)

@@ -74,6 +74,8 @@ SETTINGS: list[Setting] = [
     ("dct", {"block": 4, "domain": "coefficients", "time_grid": "plain"}, [((3, 4, 8), (3, 8, 16)), *FOURTHS_IN_TIME]),
     ("fourier", {"time_grid": "auto"}, [*ON_THEIR_OWN, *IN_TIME, *CAUSAL]),
     ("downsampled", {}, [*DYADIC, *WIDE, *ANY_RATIO]),
+    ("downsampled", {"time_grid": "auto"}, [*ON_THEIR_OWN, *IN_TIME, *CAUSAL]),
+    ("downsampled", {"time_grid": "plain"}, [((4, 5, 8), (6, 15, 16))]),
 ]
 
 
