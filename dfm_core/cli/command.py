@@ -7,14 +7,14 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from inspect import Parameter
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from dfm_core.cli.output import OutputOptions, choose_output
+from dfm_core.cli.output import OutputOptions, choose_output, results_apart
 
 PANEL = "Plugins"
 LOOKING = ("plugins", "env")
@@ -62,7 +62,7 @@ def command(function: Command) -> Command:
         files, builtin_only = values.pop("plugin") or (), values.pop("no_plugins")
         for name, bundle in bundles.items():
             values[name] = bundle(**{field.name: values.pop(field.name) for field in dataclasses.fields(bundle)})
-        with _plugins(files, builtin_only, looking):
+        with results_apart() if values.get("json") else nullcontext(), _plugins(files, builtin_only, looking):
             function(**values)
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
