@@ -14,6 +14,7 @@ from PIL import Image
 
 from dfm_core.cli.app import main
 from dfm_core.conformance import laws_of
+from dfm_core.conformance.runner import BUILDS
 from dfm_core.images import save_png, to_pixels
 from dfm_core.plugins.kinds import KINDS
 
@@ -124,6 +125,17 @@ def test_a_kind_s_page_lists_its_laws(kind: str) -> None:
     expected = [f"| `{law.name}` | {law.summary} |" for law in laws_of(kind)]
     table = (ROOT / f"docs/kinds/{kind}.md").read_text().rpartition("|---|---|\n")[2].strip().splitlines()
     assert sorted(table) == sorted(expected), "the table should be\n" + "\n".join(expected)
+
+
+def test_the_page_lists_the_laws_of_a_model_and_all_that_a_spec_declares() -> None:
+    page = (ROOT / "docs/write_a_plugin.md").read_text()
+    for law in laws_of("composition"):
+        assert f"| `{law.name}` | {law.summary} |" in page
+    for kind in KINDS.values():
+        assert f"`{kind.hook}`" in page
+        declared = kind.spec("name", "summary", "module:Class").capabilities()
+        assert [field for field in declared if f"`{field}`" not in page] == []
+    assert f"`{BUILDS}`" in page
 
 
 @pytest.mark.parametrize("kind", KINDS)

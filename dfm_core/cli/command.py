@@ -7,7 +7,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from inspect import Parameter
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -17,7 +17,7 @@ import typer
 from dfm_core.cli.flags import with_flag_names
 from dfm_core.cli.interrupt import INTERRUPTED, say_interrupted
 from dfm_core.cli.launch import is_first_process
-from dfm_core.cli.output import OutputOptions, choose_output
+from dfm_core.cli.output import OutputOptions, choose_output, results_apart
 from dfm_core.errors import ConfigError
 
 PANEL = "Plugins"
@@ -67,7 +67,8 @@ def command(function: Command) -> Command:
         given = {name for name, value in values.items() if value is not None}
         for name, bundle in bundles.items():
             values[name] = bundle(**{field.name: values.pop(field.name) for field in dataclasses.fields(bundle)})
-        with _told_interrupts(), _named_flags(given), _plugins(files, builtin_only, looking):
+        apart = results_apart() if values.get("json") else nullcontext()
+        with _told_interrupts(), apart, _named_flags(given), _plugins(files, builtin_only, looking):
             function(**values)
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -22,12 +22,12 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from dfm_core.cli.interrupt import INTERRUPTED, say_interrupted
-from dfm_core.cli.output import error
+from dfm_core.cli.output import error, result_descriptor
 from dfm_core.cli.threads import THREADS, threads_of_each
 from dfm_core.errors import LostProcessError, WorldError
 
@@ -139,9 +139,8 @@ class ProcessGroup:
         for index in range(self.size):
             own = {"RANK": str(index), "LOCAL_RANK": str(index)}
             # In a session of its own, a process does not hear a terminal's Ctrl-C, only what the launcher passes on.
-            self.processes.append(
-                subprocess.Popen(command, env={**shared, **own}, stdin=subprocess.PIPE, start_new_session=True)
-            )
+            streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": result_descriptor()}
+            self.processes.append(subprocess.Popen(command, env={**shared, **own}, start_new_session=True, **streams))
 
     def wait(self) -> None:
         """Wait until all have ended; kill those that have not some time after the first failure."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,6 +26,8 @@ class OutputOptions:
 
 _DEFAULT = OutputOptions()
 _OPTIONS: ContextVar[OutputOptions] = ContextVar("output options", default=_DEFAULT)
+_RESULTS: ContextVar[TextIO | None] = ContextVar("stream for results, None for stdout", default=None)
+_STDOUT, _STDERR = 1, 2
 
 
 @contextmanager
@@ -82,9 +85,51 @@ def _labelled(label: str, style: str, message: str) -> None:
     console(stderr=True).print(Text.assemble((f"{label}: ", style), indented))
 
 
+@contextmanager
+def results_apart() -> Iterator[None]:
+    """Keep stdout for `print_json` alone: all else, of components and other processes too, goes to stderr."""
+    with _stdout_apart(sys.stdout) as results, redirect_stdout(sys.stderr):
+        token = _RESULTS.set(results)
+        try:
+            yield
+        finally:
+            _RESULTS.reset(token)
+
+
+@contextmanager
+def _stdout_apart(stream: TextIO) -> Iterator[TextIO]:
+    """Point the descriptor of stdout, which new processes inherit, at stderr; yield a stream to what it was.
+
+    A stream that is not stdout's own (in a test) is yielded as it is.
+    """
+    try:
+        if stream.fileno() != _STDOUT:
+            raise OSError
+        stream.flush()
+        saved = os.dup(_STDOUT)
+        os.dup2(_STDERR, _STDOUT)
+    except (OSError, AttributeError):
+        yield stream
+        return
+    with open(saved, "w", encoding=stream.encoding, errors=stream.errors) as results:
+        try:
+            yield results
+        finally:
+            os.dup2(saved, _STDOUT)
+
+
+def result_descriptor() -> int | None:
+    """Descriptor for the stdout of a process that prints the result of this command; None for the one it inherits."""
+    results = _RESULTS.get()
+    try:
+        return None if results is None else results.fileno()
+    except OSError:
+        return None
+
+
 def print_json(values: Any) -> None:
     """Print plain data as JSON on stdout."""
-    print(json.dumps(values, indent=2, default=str))
+    print(json.dumps(values, indent=2, default=str), file=_RESULTS.get(), flush=True)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dfm_core.conformance.law import Law, LawBroken
 from dfm_core.conformance.runner import Trial
 from dfm_core.conformance.subject import subject_of
 from dfm_core.errors import UsageError, suggest
+from dfm_core.plugins.registry import Registry, default_registry
 from dfm_core.plugins.specs import ComponentSpec
 
 if TYPE_CHECKING:
@@ -21,16 +23,20 @@ def parametrize_with_checks(
     kind: str | None = None,
     options: Mapping[str, object] | None = None,
     expected_failures: Mapping[str, str] | None = None,
+    files: Sequence[str | Path] = (),
 ) -> pytest.MarkDecorator:
     """Decorate a test that has one argument `check`, a callable without arguments: it becomes one test a law.
 
     component: a name as users write it, or a spec. kind: where the name leaves it open. options: of the component.
-    expected_failures: law -> reason; such a test must fail (strict), so that a reason does not outlive its law. Raises
-    UsageError for a law that the kind does not have, and what `check_component` raises.
+    expected_failures: law -> reason; such a test must fail (strict), so that a reason does not outlive its law. files:
+    plugin files beside what is installed, as `--plugin` takes them. Raises UsageError for a law that the kind does not
+    have, PluginError for a file that cannot be used, and what `check_component` raises.
     """
     import pytest
 
-    trial = Trial(subject_of(component, kind, options))
+    registry = Registry.discover(files=files) if files else default_registry()
+    registry.require_files()
+    trial = Trial(subject_of(component, kind, options, registry), registry)
     laws = {law.name: law for law in trial.laws}
     expected = dict(expected_failures or {})
     for name in expected:

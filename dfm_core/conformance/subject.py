@@ -14,6 +14,7 @@ from dfm_core.plugins.factory import ResolvedSpec, load_factory, validate_option
 from dfm_core.plugins.kinds import KINDS
 from dfm_core.plugins.registry import Registry, default_registry
 from dfm_core.plugins.specs import MEDIA, ComponentSpec
+from dfm_core.plugins.unknown_names import LISTED, contents
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,11 @@ def _find(registry: Registry, name: str, kind: str | None) -> ResolvedSpec:
         kinds = " and a ".join(resolved.kind.title for resolved in found)
         names = " or ".join(resolved.kind.name for resolved in found)
         raise UsageError(f"{name!r} is a {kinds}: say which with --kind {names} (in Python, kind=…)")
-    raise UnknownComponentError(
-        f"no component is called {name!r}.{suggest(name, registry.names())} `dfm plugins list` shows what there is"
-    )
+    if registry.plugin(name) is not None:
+        record = registry.load(name)
+        what = f" {record.message}" if record.message else contents(record)
+        raise UnknownComponentError(f"{name!r} is a plugin, expected a component.{what}")
+    raise UnknownComponentError(f"no component is called {name!r}.{suggest(name, registry.names())} {LISTED}")
 
 
 def _kind_of(spec: ComponentSpec) -> str:

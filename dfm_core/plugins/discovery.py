@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from pathlib import Path
 
-from dfm_core.errors import PluginError
+from dfm_core.errors import PluginError, suggest
 from dfm_core.plugins.plugin_file import PluginFile
 from dfm_core.plugins.specs import ComponentSpec, PresetSpec
 
@@ -23,6 +24,7 @@ STRICT_VARIABLE = "DFM_STRICT_PLUGINS"
 ALL = "all"
 """In the place of a namespace: every plugin but the built-in one."""
 
+_LOGGER = logging.getLogger("dfm")
 _NAMESPACE = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _WORDS = "lower-case letters, digits, - and _"
 _FALSE = frozenset({"", "0", "false", "no", "off"})
@@ -102,9 +104,17 @@ def installed_version() -> str:
 
 
 def disabled_namespaces(environment: Mapping[str, str]) -> dict[str, str]:
-    """Namespaces in DFM_DISABLE_PLUGINS, separated by commas or `all`, each with who disables it: that variable."""
-    parts = environment.get(DISABLE_VARIABLE, "").split(",")
-    return {part.strip(): DISABLE_VARIABLE for part in parts if part.strip()}
+    """Namespaces in DFM_DISABLE_PLUGINS, separated by commas or `all`, each with who disables it: that variable.
+
+    Raises PluginError where it names the built-in plugin.
+    """
+    parts = [part.strip() for part in environment.get(DISABLE_VARIABLE, "").split(",")]
+    if BUILTIN in parts:
+        raise PluginError(
+            f"{DISABLE_VARIABLE}: expected namespaces of other plugins, or {ALL}, got {BUILTIN!r}: nothing works "
+            "without the built-in plugin"
+        )
+    return {part: DISABLE_VARIABLE for part in parts if part}
 
 
 def is_strict(environment: Mapping[str, str]) -> bool:
@@ -115,17 +125,25 @@ def is_strict(environment: Mapping[str, str]) -> bool:
 def discover(disabled: Mapping[str, str] | None = None, files: Sequence[str | Path] = ()) -> tuple[Claim, ...]:
     """List the claims of all installed distributions, the built-in plugin first, then those of `files`; imports none.
 
-    disabled: namespace or `all` -> who disables it. Raises PluginError for a file that is missing, no Python or of a
-    namespace that another plugin has.
+    disabled: namespace or `all` -> who disables it; one that nobody has is warned of. Raises PluginError for a file
+    that is missing, no Python or of a namespace that another plugin has.
     """
     claims = [Claim(PluginRecord(_info(point)), point) for point in entry_points(group=GROUP)]
     claims.sort(key=lambda claim: (not claim.record.info.is_builtin, claim.record.info.namespace))
     infos = [claim.record.info for claim in claims]
+    _warn_of_unknown(disabled or {}, {info.namespace for info in infos})
     installed = [Claim(_judge(claim.record, infos, disabled or {}), claim.source) for claim in claims]
     given = {file.path: file for file in map(PluginFile.read, files)}.values()
     for file in given:
         _check_namespace(file, [claim.record for claim in installed], given)
     return (*installed, *(_file_claim(file) for file in given))
+
+
+def _warn_of_unknown(disabled: Mapping[str, str], known: Collection[str]) -> None:
+    """Warn where something is disabled that is not there: a misspelt name would leave a plugin on."""
+    for namespace, who in disabled.items():
+        if namespace not in (ALL, *known):
+            _LOGGER.warning("%s: no installed plugin is called %r.%s", who, namespace, suggest(namespace, known))
 
 
 def _info(point: EntryPoint) -> PluginInfo:

@@ -41,6 +41,11 @@ def load_plugin(claim: Claim) -> PluginRecord:
         # What a plugin prints while it is imported must not end up in the output of a command.
         with contextlib.redirect_stdout(sys.stderr):
             listed = _ask_hooks(_import(claim.source))
+        if not any(listed.values()):
+            raise _Unusable(
+                f"it lists nothing; expected a function such as {next(iter(HOOKS))}(), marked with @hookimpl, that "
+                "returns a list of specs"
+            )
         if isinstance(claim.source, PluginFile):
             _check_file(claim.source, listed)
     except _Incompatible as error:
@@ -111,12 +116,7 @@ def _source_code(module: str) -> bytes:
 
 
 def _check_file(file: PluginFile, listed: dict[str, dict[str, Any]]) -> None:
-    """Refuse a file that is no plugin, or whose components would be looked for elsewhere."""
-    if not any(listed.values()):
-        raise _Unusable(
-            f"it lists nothing; expected a function such as {next(iter(HOOKS))}(), marked with @hookimpl, that returns "
-            "a list of specs"
-        )
+    """Refuse a file whose components would be looked for elsewhere."""
     for spec in (spec for kind in KINDS.values() for spec in listed[kind.hook].values()):
         module, _, name = spec.factory.partition(":")
         if module in (file.namespace, "__main__"):
@@ -135,11 +135,11 @@ def _ask_hooks(plugin: Any) -> dict[str, dict[str, Any]]:
 
 def _check_names(manager: pluggy.PluginManager, plugin: Any) -> None:
     for name, _ in inspect.getmembers(plugin, inspect.isroutine):
-        if not name.startswith(f"{PROJECT}_"):
-            continue
-        if name not in HOOKS:
-            raise _Unusable(f"there is no hook {name!r}.{suggest(name, HOOKS)}")
-        if manager.parse_hookimpl_opts(plugin, name) is None:
+        options = manager.parse_hookimpl_opts(plugin, name)
+        hook = name if options is None else options.get("specname") or name
+        if hook not in HOOKS and (options is not None or name.startswith(f"{PROJECT}_")):
+            raise _Unusable(f"there is no hook {hook!r}.{suggest(hook, HOOKS)}")
+        if hook in HOOKS and options is None:
             raise _Unusable(f"{name} is not marked with @hookimpl")
 
 

@@ -31,6 +31,7 @@ from dfm_core.plugins.discovery import (
 from dfm_core.plugins.factory import ResolvedSpec
 from dfm_core.plugins.kinds import KINDS, Kind
 from dfm_core.plugins.loader import load_plugin
+from dfm_core.plugins.unknown_names import unknown_component
 
 OBJECT_PREFIX = "object:"
 """Begins the name under which a configuration records a component that was given as a Python object."""
@@ -119,7 +120,7 @@ class Registry:
         record, bare = self._record_for(name)
         spec = record.components.get(kind, {}).get(bare)
         if spec is None:
-            raise UnknownComponentError(self._unknown(row, name, record))
+            raise UnknownComponentError(unknown_component(row, name, record, self.names(kind), self._namespaces()))
         return ResolvedSpec(spec, row, record.info)
 
     def find(self, name: str) -> tuple[ResolvedSpec, ...]:
@@ -203,22 +204,6 @@ class Registry:
         if kind not in KINDS:
             raise UsageError(f"unknown kind {kind!r}.{suggest(kind, KINDS)} Kinds: {', '.join(KINDS)}")
         return KINDS[kind]
-
-    def _unknown(self, kind: Kind, name: str, record: PluginRecord) -> str:
-        """Sentence for a name that its plugin does not have: near names in any spelling, or the kind that has it."""
-        spelt = name.rpartition("/")[2].strip().lower().replace("-", "_").replace(" ", "_")
-        hint = suggest(spelt, record.components.get(kind.name, {}))
-        if not record.info.is_builtin:
-            hint = hint.replace(" '", f" '{record.info.namespace}/")
-        if not hint:
-            elsewhere = [KINDS[other].title for other, specs in record.components.items() if spelt in specs]
-            hint = f" {spelt!r} is a {' and a '.join(elsewhere)}." if elsewhere else ""
-        if record.info.is_builtin:
-            namesakes = [other for other in self.names(kind.name) if other.endswith(f"/{spelt}")]
-            hint = f" Did you mean {', '.join(map(repr, namesakes))}?" if namesakes else hint
-        if record.info.is_builtin and self._namespaces():
-            hint += f" Components of other plugins are written namespace/name ({', '.join(self._namespaces())})."
-        return f"unknown {kind.title} {name!r}.{hint} `dfm plugins list` shows what there is"
 
 
 def _presets_near(name: str, record: PluginRecord) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from string import Template
 
 from dfm_core.errors import DFMError, UsageError, suggest
-from dfm_core.plugins.discovery import BUILTIN, DISTRIBUTION, discover, installed_version
+from dfm_core.plugins.discovery import ALL, BUILTIN, DISTRIBUTION, discover, installed_version
 from dfm_core.plugins.kinds import KINDS
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -170,7 +170,7 @@ def _check_namespace(namespace: str) -> None:
         )
     claims = [claim.record.info for claim in discover()]
     own = {__name__.partition(".")[0], *(info.address.partition(".")[0] for info in claims if info.is_builtin)}
-    if namespace == BUILTIN or _package(namespace) in own:
+    if namespace in (BUILTIN, ALL) or _package(namespace) in own:
         raise UsageError(f"the namespace {namespace!r} belongs to {DISTRIBUTION}; choose one of your own")
     for info in claims:
         # The same package may be written anew while it is installed.

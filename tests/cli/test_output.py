@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from dataclasses import dataclass
 from typing import Annotated
@@ -12,7 +13,17 @@ from typer.testing import CliRunner
 
 from dfm_core.cli.app import main
 from dfm_core.cli.command import command
-from dfm_core.cli.output import error, format_value, info, output_options, output_session, print_table, warning
+from dfm_core.cli.output import (
+    error,
+    format_value,
+    info,
+    output_options,
+    output_session,
+    print_json,
+    print_table,
+    results_apart,
+    warning,
+)
 
 LONG = "a description that is much longer than any terminal is wide, " * 3
 
@@ -92,3 +103,33 @@ def test_threads_do_not_spin(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
     main(["--version"])
     assert os.environ["GOMP_SPINCOUNT"] == "7"
+
+
+def test_with_json_stdout_is_for_the_result(capsys: pytest.CaptureFixture[str]) -> None:
+    with results_apart():
+        print("from a component")
+        print_json({"a": 1})
+    print("after")
+    captured = capsys.readouterr()
+    assert captured.out == '{\n  "a": 1\n}\nafter\n'
+    assert captured.err == "from a component\n"
+
+
+LOUD = """
+import os, subprocess, sys
+from dfm_core.cli.output import print_json, result_descriptor, results_apart
+
+SAY = "from dfm_core.cli.output import print_json; print_json(2)"
+with results_apart():
+    os.write(1, b"from C ")
+    subprocess.run(["echo", "from a worker"], check=True)
+    print_json(1)
+    subprocess.run([sys.executable, "-c", SAY], stdout=result_descriptor(), check=True)
+print("after")
+"""
+
+
+def test_with_json_other_processes_write_elsewhere() -> None:
+    done = subprocess.run([sys.executable, "-c", LOUD], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n2\nafter\n"
+    assert done.stderr == "from C from a worker\n"

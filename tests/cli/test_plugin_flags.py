@@ -290,3 +290,13 @@ def test_strict_outside_of_commands(site: FakeSite) -> None:
     environment = {**os.environ, "PYTHONPATH": str(site.folder), "DFM_STRICT_PLUGINS": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert "PluginError: DFM_STRICT_PLUGINS asks" in done.stderr
+
+
+def test_a_component_that_prints_does_not_spoil_json(tmp_path: Path, dfm: Dfm) -> None:
+    file = write(tmp_path / "mine.py", AVERAGE.replace("        return", '        print("LOUD")\n        return'))
+    flags, run = ["--plugin", file, "--json"], tmp_path / "run"
+    small = ["--decomposition", "mine/average", "--max-steps", "1"]
+    trained = dfm("train", *TINY, *flags, *small, "--output", run)
+    assert trained.json["step"] == 1
+    assert "LOUD" in trained.err
+    assert dfm("sample", run, *flags, "--num", "1", "--steps", "1,1").json["images"] == 1

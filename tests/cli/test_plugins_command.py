@@ -135,7 +135,7 @@ def test_show_every_kind_that_has_the_name(capsys: pytest.CaptureFixture[str]) -
     shown = json.loads(out(capsys, "plugins", "show", "progressive", "--json"))
     assert [component["kind"] for component in shown["components"]] == ["stage_schedule", "timestep_sampler"]
     schedule = shown["components"][0]
-    assert schedule["capabilities"] == {"progressive": True}
+    assert schedule["capabilities"] == {"progressive": {"later_stages": "hidden"}}
     steps = next(option for option in schedule["options"] if option["name"] == "steps")
     assert steps["type"] == "list of int >= 1 | null"
     assert steps["default"] is None

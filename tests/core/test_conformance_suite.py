@@ -21,6 +21,7 @@ from law_breakers import BROKEN, install_broken
 from PIL import Image
 
 from dfm_core.conformance import (
+    LawBroken,
     LawResult,
     LawSkipped,
     Measurement,
@@ -34,7 +35,7 @@ from dfm_core.conformance.fresh_process import FreshProcessError, call_fresh
 from dfm_core.conformance.law import Law, at_least, at_most
 from dfm_core.conformance.runner import BUILDS, Trial, judge
 from dfm_core.conformance.subject import subject_of
-from dfm_core.errors import ConfigError, UnknownComponentError, UsageError
+from dfm_core.errors import ConfigError, PluginError, UnknownComponentError, UsageError
 from dfm_core.interfaces.decomposition import DecompositionFacts
 from dfm_core.interfaces.stage_schedule import StageScheduleFacts
 from dfm_core.plugins import AutoencoderSpec, ComponentSpec, DecompositionSpec
@@ -208,6 +209,42 @@ def test_a_name_of_several_kinds_needs_one(registry: Registry) -> None:
 def test_what_cannot_be_judged_is_an_error(call: Mapping[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         check_component(**call)
+
+
+def test_a_plugin_is_no_component(registry: Registry) -> None:
+    with pytest.raises(
+        UnknownComponentError, match=r"'acme' is a plugin.* dfm-acme 1\.2 has acme/dataset, .*acme/metric\."
+    ):
+        check_component("acme", registry=registry)
+
+
+def test_a_file_s_author_gets_tests_without_packaging(tmp_path: Path) -> None:
+    source = SUITE.partition("@pytest.mark")[0]
+    assert "SPEC" in source
+    file = tmp_path / "mine.py"
+    file.write_text(f"{source}\nfrom dfm_core.plugins import hookimpl\nDFM_PLUGIN_API = 1\n{HOOK}")
+    mark = parametrize_with_checks("mine/short", files=[file])
+    (broken,) = [case.id for case in mark.args[1] if not case.marks and raises(*case.values)]
+    assert broken == "ends_at_data"
+    with pytest.raises(UnknownComponentError, match="no plugin 'mine'"):
+        parametrize_with_checks("mine/short")
+    with pytest.raises(PluginError, match="cannot be read"):
+        parametrize_with_checks("mine/short", files=[tmp_path / "other.py"])
+
+
+HOOK = """
+@hookimpl
+def dfm_stage_schedules():
+    return [SPEC]
+"""
+
+
+def raises(check: Callable[[], None]) -> bool:
+    try:
+        check()
+    except LawBroken:
+        return True
+    return False
 
 
 def test_a_spec_can_be_judged_before_it_is_installed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -59,7 +60,12 @@ BROKEN = {
     "exit": ("raise SystemExit(3)", "SystemExit: 3"),
     "odd exit": ("class Odd(BaseException): pass\nraise Odd('gone')", "Odd: gone"),
     "misspelt": ("@hookimpl\ndef dfm_decomposition(): return []", "no hook 'dfm_decomposition'.*'dfm_decompositions'"),
-    "foreign hook": ("@hookimpl\ndef decompositions(): return []", "unknown hook 'decompositions'"),
+    "foreign hook": ("@hookimpl\ndef decompositions(): return []", "no hook 'decompositions'.*'dfm_decompositions'"),
+    "another name": (
+        "@hookimpl(specname='dfm_decomposition')\ndef mine(): return []",
+        "no hook 'dfm_decomposition'.*'dfm_decompositions'",
+    ),
+    "nothing": ("", r"it lists nothing; expected a function such as dfm_\w+\(\), marked with @hookimpl"),
     "unmarked": ("def dfm_decompositions(): return []", "dfm_decompositions is not marked with @hookimpl"),
     "signature": ("@hookimpl\ndef dfm_decompositions(config): return []", "config"),
     "raises": ("@hookimpl\ndef dfm_decompositions(): raise KeyError('x')", "KeyError: 'x'"),
@@ -168,6 +174,33 @@ def test_a_namespace_must_be_a_plain_word(site: FakeSite) -> None:
     record = next(record for record in Registry.discover({}).plugins() if record.info.namespace == "Acme/x")
     assert record.state is PluginState.BROKEN
     assert "dfm-acme 1.2: expected a namespace" in record.message
+
+
+def test_the_built_in_plugin_cannot_be_disabled() -> None:
+    with pytest.raises(
+        PluginError, match="DFM_DISABLE_PLUGINS: expected namespaces of other plugins, or all, got 'buil"
+    ):
+        Registry.discover({"DFM_DISABLE_PLUGINS": "acme,builtin"})
+
+
+def test_disabling_what_is_not_there_is_a_warning(site: FakeSite, caplog: pytest.LogCaptureFixture) -> None:
+    site.plugin("acme", STEERABLE)
+    Registry.discover({"DFM_DISABLE_PLUGINS": "acme,all"}, builtin_only=True)
+    assert not caplog.records
+    Registry.discover({"DFM_DISABLE_PLUGINS": "acne"})
+    assert caplog.messages == ["DFM_DISABLE_PLUGINS: no installed plugin is called 'acne'. Did you mean 'acme'?"]
+
+
+def test_an_unknown_component_names_what_its_plugin_has(site: FakeSite) -> None:
+    site.plugin("acme", STEERABLE)
+    registry = Registry.discover({})
+    for kind, name, message in (
+        ("decomposition", "acme/thing", "unknown decomposition 'acme/thing'. dfm-acme 1.2 has acme/steerable."),
+        ("backbone", "acme/thing", "unknown backbone 'acme/thing'. dfm-acme 1.2 has acme/steerable."),
+        ("decomposition", "acme", "'acme' is a plugin: write acme/NAME; `dfm plugins show acme` lists what it has."),
+    ):
+        with pytest.raises(UnknownComponentError, match=re.escape(message)):
+            registry.get(kind, name)
 
 
 @pytest.mark.parametrize("value", ["acme", "other, acme", "all"])
