@@ -11,7 +11,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from dfm_core.errors import DataError
+from dfm_core.interfaces.dataset import SHARD_DESCRIPTION
 
+ENCODING_REQUEST = "encoding.json"
+"""What `dfm encode` writes into a folder first; `SHARD_DESCRIPTION` comes last."""
 _MOST_SHARDS = 1_000_000
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -64,13 +67,31 @@ def base_name(shard: str) -> str:
     return (urlsplit(shard).path if is_remote(shard) else shard).rpartition("/" if is_remote(shard) else os.sep)[2]
 
 
+def check_finished(folder: str | Path) -> None:
+    """Raise DataError for a folder of latents that `dfm encode` has begun and not finished."""
+    if os.path.exists(os.path.join(folder, ENCODING_REQUEST)) and not os.path.exists(
+        os.path.join(folder, SHARD_DESCRIPTION)
+    ):
+        raise DataError(
+            f"the encoding in {folder} is not finished: expected {SHARD_DESCRIPTION} beside its {ENCODING_REQUEST}; "
+            "run the same `dfm encode` again, which goes on with it"
+        )
+
+
 def _shards_of(entry: str) -> list[str]:
     if is_remote(entry):
         return list(expand_braces(entry))
     if os.path.isdir(entry):
         return _tars_in(Path(entry))
-    # A file of that very name comes before a pattern.
-    return [entry] if os.path.exists(entry) else list(expand_braces(entry))
+    if os.path.exists(entry):  # a file of that very name comes before a pattern
+        return [entry]
+    shards = list(expand_braces(entry))
+    if shards == [entry] and not entry.lower().endswith(".tar"):
+        raise DataError(
+            f"there is no such folder: {entry}; expected a folder of .tar files, a pattern or URLs in "
+            "dataset.options.path"
+        )
+    return shards
 
 
 def _tars_in(folder: Path) -> list[str]:
@@ -78,6 +99,7 @@ def _tars_in(folder: Path) -> list[str]:
         names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError as error:
         raise DataError(f"cannot list {folder}: {error.strerror}; check its permissions") from error
+    check_finished(folder)
     tars = [str(folder / name) for name in names if name.lower().endswith(".tar")]
     if not tars:
         listed = ", ".join(names[:5]) or "nothing"

@@ -13,7 +13,7 @@ from dfm_core.interfaces.dataset import ShardDescription, Split, StoredLatents
 from dfm_plugins.datasets.labels import class_names, class_number, expected_labels
 from dfm_plugins.datasets.shard_description import describe_shards
 from dfm_plugins.datasets.shard_reader import ShardReader
-from dfm_plugins.datasets.shard_sources import find_shards, is_remote, printable
+from dfm_plugins.datasets.shard_sources import check_finished, find_shards, is_remote, printable
 from dfm_plugins.datasets.specs import WebDatasetOptions
 from dfm_plugins.datasets.tar_scan import LATENT_ENDINGS
 
@@ -167,6 +167,7 @@ def _latents(common: ShardDescription, briefs: Mapping[str, _Brief]) -> StoredLa
         return StoredLatents(common.autoencoder, common.latent_shape)
     for shard, brief in briefs.items():
         if set(brief.endings) & set(LATENT_ENDINGS):
+            check_finished(os.path.dirname(shard))
             raise DataError(
                 f"shard {printable(shard)} holds latents, and no dataset.json beside it says which autoencoder made "
                 "them (autoencoder) and of which shape they are (latent_shape); `dfm encode` writes one"

@@ -139,7 +139,7 @@ def test_training_refuses_latents_of_another_autoencoder_or_size(
     said = rejected(*train, *with_model(model), "--stages", "8,18")
     assert "the autoencoder divides by 4" in said
     (latents / "dataset.json").unlink()
-    assert "no dataset.json" in rejected(*train, *with_model(model), code=1)
+    assert "run the same `dfm encode` again" in rejected(*train, *with_model(model), code=1)
 
 
 def test_a_trained_model_refuses_an_exchanged_autoencoder(

@@ -161,6 +161,19 @@ def test_torchrun_and_its_signals(tmp_path: Path, dfm: Dfm) -> None:
     assert f"trained to step {step + 1};" in dfm("train", "--resume", started.path, "--max-steps", step + 1).out
 
 
+@linux
+@pytest.mark.slow
+def test_a_killed_process_of_torchrun_ends_the_others(tmp_path: Path, dfm: Dfm) -> None:
+    started = Running([*TORCHRUN, "2", "-m", "dfm_core"], tmp_path / "run")
+    os.kill(started.children()[1], signal.SIGKILL)
+    code, _, err = started.end()
+    assert code != 0
+    assert "ended while it trained" in err
+    assert f"go on with `dfm train --resume {started.path}`" in err
+    step = load_newest(started.path)[0].step
+    assert f"trained to step {step + 2};" in dfm("train", "--resume", started.path, "--max-steps", step + 2).out
+
+
 @pytest.mark.slow
 def test_the_commands_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those in ```bash blocks, made smaller; ```sh blocks are for clusters."""

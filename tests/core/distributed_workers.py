@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from toy_training import CPU, Toy, ToyData, ToyObjective, interrupt_at, lines, make, newest
 
 import dfm_core as dfm
@@ -23,7 +24,7 @@ from dfm_core.objective import FlowObjective
 from dfm_core.randomness import BatchRandomness
 from dfm_core.training.distributed import World, check_same
 from dfm_core.training.learner import Learner
-from dfm_core.training.parallel import whole
+from dfm_core.training.parallel import sharded_like, whole
 from dfm_core.training.trainer import Trainer, TrainingResult
 
 PARALLEL = ("ddp", "fsdp")
@@ -143,6 +144,33 @@ def changed(world: World, **changes: Any) -> dict[str, float]:
     return found
 
 
+def without_blocks(world: World, _folder: Path) -> float:
+    """Difference of the gradient of a network that names no blocks, sharded as one unit."""
+    case = make_case(torch.float64, "sample")
+    case.module.shardable_blocks = list  # type: ignore[method-assign]
+    together, alone = case.learner(world, 1, parallel="fsdp"), case.learner(ALONE, 2)
+    together._accumulate(3, case.part(world))
+    alone._accumulate(3, case.batch)
+    return difference(*([p.grad for p in learner._parameters] for learner in (together, alone)))
+
+
+def few_rows(world: World, _folder: Path) -> list[bool]:
+    """Whether tensors with 1 and 3 rows are split as FSDP splits parameters, and come back whole."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    full = [torch.arange(3.0 * rows).reshape(rows, 3) for rows in (1, 3)]
+    module = nn.ParameterList(torch.zeros_like(tensor) for tensor in full)
+    fully_shard(module, mesh=init_device_mesh("cpu", (world.size,)))
+    found = []
+    for tensor, parameter in zip(full, module, strict=True):
+        split = sharded_like(tensor, parameter)
+        assert isinstance(split, DTensor)
+        assert isinstance(parameter, DTensor)
+        found.append(split.to_local().shape == parameter.to_local().shape and torch.equal(whole(split), tensor))
+    return found
+
+
 def in_bfloat16(world: World, _folder: Path) -> dict[str, float]:
     """Under autocast."""
     return changed(world, precision="bfloat16")
@@ -237,9 +265,14 @@ def stop_and_go(world: World, folder: Path) -> dict[str, Any]:
     return told
 
 
-def loss_that_breaks(world: World, folder: Path) -> None:
+def loss_that_breaks_sharded(world: World, folder: Path) -> None:
+    """The same with FSDP."""
+    loss_that_breaks(world, folder, "fsdp")
+
+
+def loss_that_breaks(world: World, folder: Path, parallel: str = "ddp") -> None:
     """NaN in the second half of the batch, at step 6: one process has it."""
-    made = trainer(world, folder, "ddp", checkpoint_every=3)
+    made = trainer(world, folder, parallel, checkpoint_every=3)
     first = slice(0, 4) if world.is_first else slice(4, 8)
     made._learner._objective = ToyObjective(
         made.module, break_at=lambda step: math.nan if step == 5 and first.start else 0.0

@@ -18,7 +18,10 @@ CHECKS = [
     workers.three_steps,
     workers.in_bfloat16,
     workers.stop_and_go,
+    workers.without_blocks,
+    workers.few_rows,
     workers.loss_that_breaks,
+    workers.loss_that_breaks_sharded,
     workers.different_requests,
     workers.skipped_layers_replicated,
     workers.skipped_layers_sharded,
@@ -75,12 +78,21 @@ def test_two_processes_go_on_with_the_run_of_one(told: dict[str, list[Any]], way
     assert all(each[way] for each in told["stop_and_go"])
 
 
-def test_a_loss_that_breaks_in_one_process_stops_all(told: dict[str, list[Any]], folder: Path) -> None:
-    first, second = told["loss_that_breaks"]
+def test_a_network_without_blocks_is_sharded_as_one(told: dict[str, list[Any]]) -> None:
+    assert max(told["without_blocks"]) <= TOLERANCE[torch.float64]
+
+
+def test_fewer_rows_than_processes(told: dict[str, list[Any]]) -> None:
+    assert told["few_rows"] == [[True, True], [True, True]]
+
+
+@pytest.mark.parametrize("check", ["loss_that_breaks", "loss_that_breaks_sharded"])
+def test_a_loss_that_breaks_in_one_process_stops_all(check: str, told: dict[str, list[Any]], folder: Path) -> None:
+    first, second = told[check]
     assert isinstance(first, NonFiniteLossError)
     assert str(first) == str(second)
     assert str(first).startswith("the loss of stage_2 is nan at step 6 (")
-    assert str(folder / "loss_that_breaks" / "checkpoints" / "step_00000003") in str(first)
+    assert str(folder / check / "checkpoints" / "step_00000003") in str(first)
 
 
 def test_processes_that_want_different_things_are_refused(told: dict[str, list[Any]]) -> None:

@@ -112,6 +112,8 @@ def test_what_is_no_shard_is_refused_with_a_reason(tmp_path: Path) -> None:
     (tmp_path / "empty" / "a.tar.gz").touch()
     with pytest.raises(DataError, match=r"no shards in .*found a\.tar\.gz; compressed archives .* must be unpacked"):
         shards(tmp_path / "empty")
+    with pytest.raises(DataError, match=r"there is no such folder: .*nowhere; expected a folder of \.tar files"):
+        shards(tmp_path / "nowhere")
     with pytest.raises(DataError, match="empty list"):
         shards([])
     with pytest.raises(UsageError, match="height × width"):
@@ -299,6 +301,19 @@ def test_latents_are_read_with_what_dataset_json_says(tmp_path: Path) -> None:
         assert sample["label"] == (index % 2 if index < 3 else 1)
     with pytest.raises(UsageError, match="neither mirrored nor cropped"):
         shards(tmp_path, flip=True)
+
+
+@pytest.mark.parametrize("given", [".", "{a,b}.tar", "a.tar"])
+def test_an_encoding_that_is_not_finished_is_called_that(given: str, tmp_path: Path) -> None:
+    (tmp_path / "encoding.json").write_text("{}")
+    if given == ".":
+        with pytest.raises(DataError, match="not finished"):
+            shards(tmp_path)
+    for name in ("a.tar", "b.tar"):
+        write_shard(tmp_path / name, latent_members([np.zeros((1, 2, 2), np.float32)]))
+    expected = r"is not finished: expected dataset\.json .* run the same `dfm encode` again"
+    with pytest.raises(DataError, match=expected):
+        shards(str(tmp_path / given))
 
 
 def test_latents_need_to_say_who_made_them(tmp_path: Path) -> None:
