@@ -230,7 +230,8 @@ def test_laws_with_a_small_videomae(law: object, videomae: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["fvd", "frame_fid"])
 def test_laws_with_the_large_networks(name: str, files: dict[str, Path]) -> None:
-    metric = create(name, path=files["i3d" if name == "fvd" else "inception"], resamples=0)
+    facts = FACTS if name == "fvd" else MetricFacts((2, 16, 16), 3)
+    metric = create(name, facts, path=files["i3d" if name == "fvd" else "inception"], resamples=0)
     for law in laws_of("metric"):
         law.check(metric)
 
