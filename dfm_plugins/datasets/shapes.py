@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -68,34 +69,33 @@ def render(name: str, scene: Scene, size: Size) -> Array:
         coverage = OUTLINES[name](own_x, own_y)
         coverage *= np.float32(-radius * unit)
         coverage += np.float32(0.5)
-        np.clip(coverage, 0, 1, out=coverage)
+        np.minimum(np.maximum(coverage, 0, out=coverage), 1, out=coverage)  # np.clip takes thrice the time
         _paint(image[:, top + rows.start : top + rows.stop, left:right], coverage, scene.fill, own_x, own_y)
     return image
 
 
 def _paint(region: Array, coverage: Array, fill: Surface, x: Array, y: Array) -> None:
     """Blend the fill into `region` (3, h, w), which is changed, by `coverage` (h, w)."""
-    pattern = None if fill.pattern is None else _values(fill.pattern, x, y)
-    for channel, base, change in zip(region, fill.base, fill.change, strict=True):
-        paint = np.float32(2 * base - 1) - channel
-        if pattern is not None:
-            paint += pattern * np.float32(2 * change)
-        paint *= coverage
-        channel += paint
+    paint = _f32([2 * base - 1 for base in fill.base])[:, None, None] - region
+    if fill.pattern is not None:
+        paint += _values(fill.pattern, x, y) * _f32([2 * change for change in fill.change])[:, None, None]
+    paint *= coverage
+    region += paint
 
 
 def _backdrop(surface: Surface, size: Size) -> Array:
     height, width = size
-    columns, rows = _f32((2 * np.arange(width) + 1) / width - 1), _f32((2 * np.arange(height) + 1) / height - 1)
+    columns, rows = _across(width), _across(height)
     across = np.multiply.outer(_f32(surface.slope[0]) * 2, columns) + (_f32(surface.base) * 2 - 1)[:, None]
     down = np.multiply.outer(_f32(surface.slope[1]) * 2, rows)
     image: Array = down[:, :, None] + across[:, None, :]
     if surface.pattern is not None:
         unit = min(size)
-        x, y = _f32(_centres(0, width, unit)), _f32(_centres(0, height, unit))
+        x, y = _in_sides(width, unit), _in_sides(height, unit)
         for band in _bands(height, width):
             pattern = _values(surface.pattern, x[None, :], y[band, None])
-            image[:, band] += _f32(surface.change)[:, None, None] * 2 * pattern
+            pattern *= np.float32(2 * surface.change[0])  # grey: one product for the three channels
+            image[:, band] += pattern
     return image
 
 
@@ -123,6 +123,18 @@ def _span(centre: float, radius: float, unit: int, length: int) -> tuple[int, in
 
 def _centres(start: int, stop: int, unit: int) -> NDArray[np.float64]:
     return (np.arange(start, stop) + 0.5) / unit
+
+
+@lru_cache(maxsize=16)
+def _across(length: int) -> Array:
+    """Centres of the pixels along one axis, in [-1, 1]; not to be changed."""
+    return _f32((2 * np.arange(length) + 1) / length - 1)
+
+
+@lru_cache(maxsize=16)
+def _in_sides(length: int, unit: int) -> Array:
+    """Centres of the pixels along one axis, in units of the shorter side; not to be changed."""
+    return _f32(_centres(0, length, unit))
 
 
 def _f32(values: object) -> Array:
