@@ -74,6 +74,7 @@ def dfm_presets() -> list[PresetSpec]:
         "defaults": "What a run is without a word from you.",
         "defaults-accelerator": "What changes where there is a GPU.",
         "defaults-data": "What changes with --data: images from a folder.",
+        "defaults-check": "What changes where `dfm plugins check` makes a small model.",
         "dfm": "The method, by name; beside it the competing systems:",
         "flow-matching": "Plain flow matching, one stage.",
         "cascaded": "Cascaded, first of two runs: the downsampled picture.",

@@ -1,4 +1,4 @@
-"""What is public in the stable modules, read from their source: names, signatures, documentation.
+"""What is public in the stable modules, read from their source: names, signatures, documentation; names of laws.
 
 `python tests/stable_api.py` writes the list to stable_api.txt, which the tests compare.
 """
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PINNED = Path(__file__).with_name("stable_api.txt")
 RENEW = "python tests/stable_api.py"
 HEADER = f"""\
-# What plugin authors may rely on: the public names of the stable modules, with their signatures.
+# What plugin authors may rely on: the public names of the stable modules, with their signatures, hooks, laws.
 # Written by `{RENEW}`, compared by the tests. A line that is added is fine. One that goes or
 # changes breaks plugins that are installed somewhere: then API_VERSION (dfm_core/plugins/hookspecs.py) must rise, too.
 """
@@ -175,12 +175,21 @@ def hooks() -> list[str]:
     return [f"{name}() -> list[{spec.__name__}]" for name, spec in sorted(HOOKS.items())]
 
 
+def laws() -> list[str]:
+    """A line for each law of a kind, and of a model: its name is a key of `expected_failures` and of `--json`."""
+    from dfm_core.conformance import laws_of
+    from dfm_core.plugins.kinds import KINDS
+
+    return [f"{kind}: {name}" for kind in (*KINDS, "composition") for name in sorted(law.name for law in laws_of(kind))]
+
+
 def listing() -> str:
     """The text of the file."""
     lines = [HEADER.rstrip()]
     for module in stable_modules():
         lines += ["", module, *(f"{'    ' * (1 + (':' in entry.where))}{entry.line}" for entry in entries(module))]
-    return "\n".join([*lines, "", "hooks of a plugin module", *(f"    {hook}" for hook in hooks()), ""])
+    lines += ["", "hooks of a plugin module", *(f"    {hook}" for hook in hooks())]
+    return "\n".join([*lines, "", "names of laws", *(f"    {law}" for law in laws()), ""])
 
 
 def write(path: Path = PINNED) -> None:

@@ -11,7 +11,7 @@ from built_in_components import built_in, needs_files
 from fake_plugins import FakeSite
 
 from dfm_core.conformance import LawResult, LawSkipped, check_composition, composition, laws_of
-from dfm_core.conformance.composition.small_config import SIZES
+from dfm_core.conformance.composition.small_config import SIZES, SmallConfig
 from dfm_core.conformance.composition.small_model import Once
 from dfm_core.conformance.subject import subject_of
 from dfm_core.plugins.kinds import KINDS
@@ -184,6 +184,19 @@ def test_what_takes_clips_alone_gets_partners_that_do(kind: str, name: str, regi
     partners = {} if kind == "backbone" else {"backbone": {"name": "video_dit", "options": QUICK}}
     found = by_law(composition.judge_model(subject, registry, partners))
     assert set(states(found).values()) == {"held"}, found
+
+
+@pytest.mark.parametrize(("kind", "name"), [("stage_schedule", "simultaneous"), ("dataset", "moving_shapes")])
+def test_the_default_network_is_a_small_one(kind: str, name: str, tmp_path: Path) -> None:
+    registry = Registry.discover({})
+    config = SmallConfig(subject_of(name, kind, registry=registry), registry, tmp_path, {}).accepted().config
+    network = config.component("backbone")
+    assert network.name == ("video_dit" if kind == "dataset" else "dit")
+    assert {name: network.options[name] for name in ("depth", "width", "heads")} == {
+        "depth": 1,
+        "width": 64,
+        "heads": 2,
+    }
 
 
 BROKEN = {

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from dfm_core.assembly import Assembler, check_schedule, stage_layout, unseen_stage_sets
-from dfm_core.config.resolve import ConfigRequest, resolve_config
+from dfm_core.config.resolve import CHECK_DEFAULTS, ConfigRequest, Level, resolve_config
 from dfm_core.config.run_config import RunConfig
+from dfm_core.config.yaml_text import read_mapping
 from dfm_core.conformance.composition.one_batch import BATCH_SIZE
 from dfm_core.conformance.law import LawBroken
 from dfm_core.conformance.subject import Subject
@@ -38,6 +39,8 @@ SIZES: tuple[tuple[Size, ...], ...] = (
     ((8, 8), (16, 16), (32, 32)),
     ((4, 4), (8, 8), (16, 16), (32, 32)),
 )
+SMALL = Level({"preset": CHECK_DEFAULTS}, soft=True)
+"""Default components that are smaller than a user's."""
 FRAMES = 3
 """Of a component that takes clips alone: the same sizes, with so many frames."""
 
@@ -145,12 +148,12 @@ class SmallConfig:
             },
             "logging": {"tensorboard": False, "sample_every": 0, "validation_every": 0, "log_every": STEPS},
         }
-        return resolve_config(ConfigRequest(values=values), self._registry).config
+        return resolve_config(ConfigRequest(below=(SMALL,), values=values), self._registry).config
 
 
-def _takers_of_clips(registry: Registry) -> dict[str, str]:
-    """For each kind whose default component takes no clips, the first one that does and needs no options."""
-    defaults, found = resolve_config(ConfigRequest(), registry).config, {}
+def _takers_of_clips(registry: Registry) -> dict[str, object]:
+    """For each kind whose default component takes no clips, the first one that does and needs no options, as small."""
+    defaults, found = resolve_config(ConfigRequest(), registry).config, dict[str, object]()
     for kind in RUN_KINDS:
         declared = media_of(registry, kind, defaults.component(kind).name)
         if not declared or "video" in declared:
@@ -158,6 +161,13 @@ def _takers_of_clips(registry: Registry) -> dict[str, str]:
         for name in registry.names(kind):
             options = registry.get(kind, name).spec.options.model_fields.values()
             if "video" in media_of(registry, kind, name) and not any(option.is_required() for option in options):
-                found[kind] = name
+                found[kind] = {"name": name, "options": _small_options(registry, kind, name)}
                 break
     return found
+
+
+def _small_options(registry: Registry, kind: str, name: str) -> dict[str, object]:
+    """What makes the default component of a kind small, as far as another one has options of these names."""
+    given = read_mapping(registry.preset(CHECK_DEFAULTS), CHECK_DEFAULTS).get(kind, {})
+    known = registry.get(kind, name).spec.options.model_fields
+    return {option: value for option, value in given.get("options", {}).items() if option in known}
