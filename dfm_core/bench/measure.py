@@ -166,11 +166,13 @@ def against_plain(subject: Subject, batch: Batch, seconds: float) -> AgainstPlai
     if subject.sample_flops:
         layout = backbones[1].facts.layout
         flops = subject.sample_flops / training_flops(backbones[1], layout, 1, bool(subject.data.classes))
+    ratio, differ = ratio_of_times(times["stages"], times["plain"]), flops is None or abs(flops - 1) > SAME_WORK
     return AgainstPlain(
-        ratio_of_times(times["stages"], times["plain"]),
+        ratio,
         ratio_of_times(times["plain again"], times["plain"]),
         flops,
-        f"{own} against {others}" if flops is None or abs(flops - 1) > SAME_WORK else None,
+        f"{own} against {others}" if differ else None,
+        ratio / flops if differ and flops else None,
     )
 
 

@@ -19,6 +19,9 @@ class Ratio:
     low: float
     high: float
 
+    def __truediv__(self, divisor: float) -> Ratio:
+        return Ratio(self.median / divisor, self.low / divisor, self.high / divisor)
+
     def __str__(self) -> str:
         return f"{self.median:.4f} (95%: {self.low:.4f} to {self.high:.4f})"
 

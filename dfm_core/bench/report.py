@@ -41,12 +41,15 @@ class AgainstPlain:
     """Step time over that of plain flow matching, and of plain flow matching over itself.
 
     flops: ratio of FLOPs, None if they cannot be counted. networks: what the two say of themselves, where it differs.
+    per_flop: ratio of the times for one FLOP, where the networks differ and FLOPs can be counted: `ratio` is then one
+    of different amounts of work.
     """
 
     ratio: Ratio
     itself: Ratio
     flops: float | None
     networks: str | None
+    per_flop: Ratio | None = None
 
 
 @dataclass(frozen=True)

@@ -81,12 +81,15 @@ def comparison_rows(report: BenchReport) -> list[tuple[str, str]]:
         *(("left out", reason) for reason in report.left_out),
     ]
     if plain is not None:
+        other = ", of other work (see below)" if plain.networks is not None else ""
         rows += [
-            (f"time over plain flow matching, batch {report.comparison_size}", str(plain.ratio)),
+            (f"time over plain flow matching, batch {report.comparison_size}{other}", str(plain.ratio)),
             ("plain flow matching over itself", str(plain.itself)),
         ]
         if plain.flops is not None:
             rows.append(("FLOPs over plain flow matching", f"{plain.flops:.4f}"))
+        if plain.per_flop is not None:
+            rows.append(("time for a FLOP over plain flow matching", str(plain.per_flop)))
         if plain.networks is not None:
             rows.append(("the networks differ", f"{plain.networks}; the backbone's options can fix it for both"))
     return rows

@@ -28,6 +28,7 @@ def test_the_tables(dfm: Dfm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert all(any(line.startswith(title) for line in result.lines) for title in titles)
     assert any(line.startswith("decomposition ") for line in result.lines)
     assert any(line.startswith("plain flow matching over itself ") for line in result.lines)
+    assert any("of other work (see below)" in line for line in result.lines) == ("the networks differ" in result.out)
     assert result.lines[-1].startswith("recommended: --batch-size ")
     assert "step by part" in result.err
     assert os.listdir(tmp_path) == []

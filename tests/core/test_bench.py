@@ -103,12 +103,17 @@ def test_networks_that_differ_are_named() -> None:
     found = against_plain(subject_of(stages=[8, 12]), of_size({"image": torch.zeros(1, 3, 12, 12)}, 2), 0.0)
     assert found.flops is not None
     assert found.flops < 0.5
+    assert found.flops is not None
+    assert found.per_flop is not None
+    assert found.flops < 0.5
+    assert found.per_flop.median == pytest.approx(found.ratio.median / found.flops)
     assert found.networks == "tokens 4x4 = 16, patches 2, 3 against tokens 12x12 = 144, patches 1"
     options = {"depth": 6, "width": 32, "heads": 2, "token_grid": 8}
     subject = subject_of(backbone={"name": "dit", "options": options})
     same = against_plain(subject, {"image": torch.zeros(1, 3, 16, 16)}, 0.0)
     assert same.flops == pytest.approx(1, abs=0.02)
     assert same.networks is None
+    assert same.per_flop is None
     assert same.ratio.low <= same.ratio.median <= same.ratio.high
 
 
