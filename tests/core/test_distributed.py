@@ -42,7 +42,7 @@ def told(folder: Path) -> dict[str, list[Any]]:
 
 def test_gradients_are_those_of_one_process(told: dict[str, list[Any]]) -> None:
     for differences in told["gradients"]:
-        assert len(differences) == 14
+        assert len(differences) == 16
         for (_, dtype, *_), value in differences.items():
             assert value <= TOLERANCE[dtype], differences
 

@@ -22,7 +22,7 @@ from dfm_core.conformance.backbone import (
     uses_no_global_randomness,
     works_at_other_sizes,
 )
-from dfm_core.conformance.backbone_examples import example_for, prefixes, prepared
+from dfm_core.conformance.backbone_examples import Example, example_for, prefixes, prepared
 from dfm_core.errors import CompositionError
 from dfm_core.interfaces.backbone import Backbone, BackboneFacts
 from dfm_core.network_facts import training_flops
@@ -53,6 +53,11 @@ def wrapped(*groups: str, **changes: Any) -> SpecialisedBackbone:
     backbone = specialised(dit(), settings(*groups, **changes))
     assert isinstance(backbone, SpecialisedBackbone)
     return backbone
+
+
+def seen(example: Example, backbone: Backbone) -> list[Tensor]:
+    """The velocities of visible stages; what stands elsewhere is ignored."""
+    return [v[shown] for v, shown in zip(example.velocities(backbone), example.visible.unbind(1), strict=True)]
 
 
 def count(backbone: Backbone) -> int:
@@ -86,7 +91,7 @@ def test_a_sample_meets_the_weights_of_its_finest_stage(form: str, groups: tuple
     for row, stage in enumerate([2, 0, 1, 0]):
         plain = dit().eval()
         plain.load_state_dict(by_hand(network.state_dict(), stage, form))
-        for velocity, want in zip(velocities, example.velocities(plain), strict=True):
+        for velocity, want in list(zip(velocities, example.velocities(plain), strict=True))[: stage + 1]:
             torch.testing.assert_close(velocity[row], want[row])
     assert not torch.equal(velocities[0][0], example.velocities(plain)[0][0])
 
@@ -98,9 +103,9 @@ def test_every_stage_begins_with_the_network_as_it_was(form: str) -> None:
         for parameter in plain.parameters():
             parameter.normal_(std=0.1)
     example = example_for(plain, prefixes(3), torch.Generator().manual_seed(0))
-    want = example.velocities(plain)
+    want = seen(example, plain)
     network = specialised(plain, settings("all", form=form))
-    for velocity, other in zip(example.velocities(network), want, strict=True):
+    for velocity, other in zip(seen(example, network), want, strict=True):
         torch.testing.assert_close(velocity, other, rtol=1e-5, atol=1e-6)
 
 
@@ -165,7 +170,7 @@ def test_it_begins_with_the_weights_of_a_run_that_was_not_specialised(form: str)
     assert not missing.unexpected_keys
     assert len(missing.missing_keys) == (2 * 2 if form == "lora" else 0)
     example = example_for(other, prefixes(3), torch.Generator().manual_seed(0))
-    for one, want in zip(example.velocities(network.eval()), example.velocities(other), strict=True):
+    for one, want in zip(seen(example, network.eval()), seen(example, other), strict=True):
         torch.testing.assert_close(one, want, rtol=1e-5, atol=1e-6)
     again = network.state_dict()
     assert network.initial_weights(again).keys() == again.keys()
