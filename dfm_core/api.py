@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dfm_core.assembly import Assembler, with_objects
-from dfm_core.config.resolve import ConfigRequest, read_config, resolve_config
+from dfm_core.config.resolve import ConfigRequest, Level, read_config, resolve_config
 from dfm_core.config.resume import check_resume
 from dfm_core.config.run_config import RunConfig
 from dfm_core.devices import resolve_device
@@ -82,8 +82,11 @@ def configure(
         if short in values:
             section, name = key.split(".")
             values[section] = {**values.get(section, {}), name: values.pop(short)}
+    # Processes that load data import the caller's script, which may lack `if __name__ == "__main__"`: only if asked.
+    alone = (Level({"workers": 0}, "default of the Python API", soft=True),)
     request = ConfigRequest(
         base=base,
+        below=alone if base is None else (),
         accelerator=base is None and resolve_device(values.get("device", "auto")).type != "cpu",
         presets=tuple(values.pop("presets", ())),
         files=tuple(map(Path, values.pop("files", ()))),

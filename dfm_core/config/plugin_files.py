@@ -42,14 +42,18 @@ def with_plugin_files(
 
 def check_workers(config: RunConfig) -> None:
     """Raise ConfigError where other processes would need a class from a plugin file, which they cannot import."""
-    name = config.component("dataset").name
-    file = config.plugin_files.get(namespace_of(name))
+    name, file = config.component("dataset").name, dataset_file(config)
     if config.workers and file is not None:
         raise ConfigError(
             f"workers: expected 0, got {config.workers}: the data set {name!r} comes from the plugin file {file.path}, "
             "which the processes that load data cannot import; set workers=0, or make a package of the file with "
             f"`dfm plugins new {namespace_of(name)} --kind dataset`"
         )
+
+
+def dataset_file(config: RunConfig) -> RecordedFile | None:
+    """The plugin file that the data set comes from; None where it is no file's."""
+    return config.plugin_files.get(namespace_of(config.component("dataset").name))
 
 
 def namespace_of(name: str) -> str:

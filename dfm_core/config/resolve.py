@@ -9,7 +9,7 @@ from typing import Any
 
 from dfm_core.config.layers import Layer, merge, nest
 from dfm_core.config.plugin_files import KEY as PLUGIN_FILES
-from dfm_core.config.plugin_files import check_workers, with_plugin_files
+from dfm_core.config.plugin_files import check_workers, dataset_file, with_plugin_files
 from dfm_core.config.run_config import RunConfig
 from dfm_core.config.yaml_text import read_mapping, write_yaml
 from dfm_core.errors import ConfigError, PluginError, UnknownComponentError
@@ -96,6 +96,8 @@ def resolve_config(request: ConfigRequest | None = None, registry: Registry | No
     origins = {key: leaf.origin for key, leaf in leaves.items()}
     checked = validate(RunConfig, nest(leaves), origins=origins)
     recorded, warnings = with_plugin_files(checked, registry)
+    if origins.get("workers") == f"{ACCELERATOR_DEFAULTS} preset" and dataset_file(recorded) is not None:
+        recorded = recorded.model_copy(update={"workers": 0})  # nobody asked for those that cannot import it
     check_workers(recorded)
     config = with_option_defaults(recorded, registry, origins)
     return ResolvedConfig(config, _complete(origins, config), warnings)

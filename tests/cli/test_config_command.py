@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from dfm_core import api
 from dfm_core.cli.app import main
 from dfm_core.cli.flags import KEYS, ConfigFlags, config_request
 from dfm_core.config.resolve import read_config, resolve_config, to_yaml
+from dfm_core.plugins.registry import default_registry
 
 
 def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[dict[str, Any], dict[str, str]]:
@@ -119,6 +122,16 @@ def test_the_presets_that_ship_are_valid(preset: str | None, accelerator: bool, 
     config = resolve_config(request).config
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     assert read_config(tmp_path / "config.yaml").config == config
+
+
+def test_a_gpu_has_processes_that_load_data_but_not_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    request = config_request(ConfigFlags())
+    workers = {on: resolve_config(dataclasses.replace(request, accelerator=on)).config.workers for on in (False, True)}
+    assert workers == {False: 0, True: 4}
+    monkeypatch.setattr(api, "resolve_device", lambda device: torch.device("cuda"))
+    config, _ = api.configure({}, default_registry())
+    assert (config.workers, config.component("backbone").options["size"]) == (0, "S")
+    assert api.configure({"workers": 2}, default_registry())[0].workers == 2
 
 
 def test_the_default_of_a_gpu_is_a_larger_network() -> None:

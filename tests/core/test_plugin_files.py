@@ -351,6 +351,8 @@ def test_workers_cannot_load_from_a_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         resolved(registry, dataset="greys/grey", workers=2)
     assert resolved(registry, dataset="greys/grey")
+    unasked = resolve_config(ConfigRequest(accelerator=True, values={"dataset": "greys/grey"}), registry)
+    assert unasked.config.workers == 0
     assert resolved(given(write(tmp_path / "mine.py", AVERAGE)), decomposition="mine/average", workers=2)
 
 
