@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -41,14 +42,15 @@ def check(
 
     subject = subject_of(name, kind, options)
     info(f"judging {subject.resolved} …")
-    laws = check_component(name, kind=subject.kind, options=options)
+    report = None if json else progress_of(time.perf_counter())
+    laws = check_component(name, kind=subject.kind, options=options, report=report)
     if not json:
         print_results(f"Laws for the {subject.title} {name}", laws)
         print(flush=True)
     composition: Sequence[LawResult] = ()
     if subject.resolved.kind.part_of_run:
         info("making a small model with it …")
-        composition = check_composition(name, kind=subject.kind, options=options)
+        composition = check_composition(name, kind=subject.kind, options=options, report=report)
     if json:
         print_json(as_data(subject, laws, composition))
     elif composition:
@@ -61,6 +63,19 @@ def check(
     info(", ".join(f"{count[state]} {state}" for state in ("held", "broken", "skipped") if count[state]))
     if broken:
         raise typer.Exit(1)
+
+
+def progress_of(began: float) -> Callable[[LawResult], None]:
+    """Return what says of each law how it was judged, and how long that took; `began`: of time.perf_counter."""
+    last = began
+
+    def report(result: LawResult) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        info(f"  {result.law}: {result.state} ({now - last:.1f} s)")
+        last = now
+
+    return report
 
 
 def read_options(settings: Sequence[str]) -> dict[str, object]:

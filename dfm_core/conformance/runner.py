@@ -7,7 +7,7 @@ import functools
 import math
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -108,14 +108,26 @@ def check_component(
     kind: str | None = None,
     options: Mapping[str, object] | None = None,
     registry: Registry | None = None,
+    report: Callable[[LawResult], None] | None = None,
 ) -> tuple[LawResult, ...]:
     """Judge a component by every law of its kind; what it raises becomes a result.
 
-    component: a name as users write it, or a spec. kind: where the name leaves it open. Raises UnknownComponentError,
-    PluginError, UsageError (the kind) and ConfigError (options) where there is nothing to judge.
+    component: a name as users write it, or a spec. kind: where the name leaves it open. report: told of each result as
+    soon as it is there. Raises UnknownComponentError, PluginError, UsageError (the kind) and ConfigError (options)
+    where there is nothing to judge.
     """
     trial = Trial(subject_of(component, kind, options, registry), registry)
-    return tuple(trial.judge(law) for law in trial.laws)
+    return told((trial.judge(law) for law in trial.laws), report)
+
+
+def told(results: Iterable[LawResult], report: Callable[[LawResult], None] | None) -> tuple[LawResult, ...]:
+    """All results, each passed to `report` as soon as it is there."""
+    collected = []
+    for result in results:
+        collected.append(result)
+        if report is not None:
+            report(result)
+    return tuple(collected)
 
 
 def judge(law: Law, calls: Sequence[Call]) -> LawResult:

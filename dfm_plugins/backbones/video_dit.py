@@ -19,7 +19,7 @@ class VideoDiT(StageTransformer):
     `attention=full`: every token attends to all of the clip. `factorised`: blocks attend by turns within a frame (the
     first block) and along time at one place, with weights of the same shapes (Latte, Ma et al. 2024, variant 1).
     Absolute positions count time from the first frame. A `rope_split` without time is that of `dit`, also in names and
-    shapes of the weights: for one frame both compute the same.
+    shapes of the weights: for one frame, with `attention=full`, both compute the same.
     """
 
     options: VideoDiTOptions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,16 @@ def test_a_table_says_what_was_measured(dfm: Dfm) -> None:
     assert rows["fits_the_default_partners"] == ["held", "1"]
     assert set(rows) >= {law.name for law in laws_of("decomposition")}
     assert result.err.splitlines()[-1].startswith("22 held")
+
+
+@pytest.mark.usefixtures("no_model")
+def test_each_law_is_told_of_when_it_is_judged(dfm: Dfm) -> None:
+    told = [line.strip() for line in dfm("plugins", "check", "dit", *QUICK).err.splitlines() if line.startswith("  ")]
+    names = [law.name for law in laws_of("backbone")]
+    assert [line.split(":")[0] for line in told] == ["builds_from_facts", *names]
+    assert all(re.fullmatch(r"\w+: (held|skipped) \(\d+\.\d s\)", line) for line in told)
+    assert dfm("plugins", "check", "dit", *QUICK, "--quiet").err == ""
+    assert "held (" not in dfm("plugins", "check", "dit", *QUICK, "--json").err
 
 
 @pytest.mark.usefixtures("no_model")

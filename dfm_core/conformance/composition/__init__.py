@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from dfm_core.conformance.composition.small_config import Partners
 from dfm_core.conformance.composition.small_model import IMAGES, SmallModel
 from dfm_core.conformance.fresh_process import FreshProcessError, call_fresh
 from dfm_core.conformance.law import LawBroken, Measurement, at_least, at_most, law, laws_of
-from dfm_core.conformance.runner import LawResult, judge
+from dfm_core.conformance.runner import LawResult, judge, told
 from dfm_core.conformance.subject import Subject, subject_of
 from dfm_core.model import load
 from dfm_core.plugins.registry import Registry, default_registry, registry_session
@@ -36,20 +36,24 @@ def check_composition(
     kind: str | None = None,
     options: Mapping[str, object] | None = None,
     registry: Registry | None = None,
+    report: Callable[[LawResult], None] | None = None,
 ) -> tuple[LawResult, ...]:
     """Make a small model with a component, train it for 30 steps, sample it, and judge what comes.
 
     component: a name as users write it; of a kind that is no part of a model there is nothing to judge. kind: where the
-    name leaves it open. Errors as of `check_component`. Takes seconds to half a minute.
+    name leaves it open. report: told of each result as soon as it is there. Errors as of `check_component`. Takes
+    seconds to half a minute.
     """
     registry = registry or default_registry()
     subject = subject_of(component, kind, options, registry)
     if not subject.resolved.kind.part_of_run:
         return ()
-    return judge_model(subject, registry, {})
+    return judge_model(subject, registry, {}, report)
 
 
-def judge_model(subject: Subject, registry: Registry, partners: Partners) -> tuple[LawResult, ...]:
+def judge_model(
+    subject: Subject, registry: Registry, partners: Partners, report: Callable[[LawResult], None] | None = None
+) -> tuple[LawResult, ...]:
     """Judge a model of a component and of `partners` (kind -> name, or name and options), else of the defaults."""
     with (
         registry_session(registry),
@@ -57,7 +61,7 @@ def judge_model(subject: Subject, registry: Registry, partners: Partners) -> tup
         contextlib.redirect_stdout(sys.stderr),
     ):
         model = SmallModel(subject, registry, Path(folder), partners)
-        return tuple(judge(law, [("", partial(law.check, model))]) for law in laws_of("composition"))
+        return told((judge(law, [("", partial(law.check, model))]) for law in laws_of("composition")), report)
 
 
 @law("composition")
