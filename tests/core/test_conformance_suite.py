@@ -47,7 +47,10 @@ from dfm_plugins.stage_schedules.specs import ProgressiveOptions
 pytest_plugins = "pytester"
 
 QUICK: dict[str, dict[str, object]] = {
-    **{key: {"depth": 1, "width": 16, "heads": 1} for key in ("dit", "video_dit", "dit_experts", "dit_growing", "pyramid_dit")},
+    **{
+        key: {"depth": 1, "width": 16, "heads": 1}
+        for key in ("dit", "video_dit", "dit_experts", "dit_growing", "pyramid_dit")
+    },
     **{"fd": {"steps": 5, "resamples": 3}, "precision_recall": {"steps": 5}},
     **{"swd": {"patches": 8, "directions": 32}, "spectrum": {"resamples": 3}},
 }
