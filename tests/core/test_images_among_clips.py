@@ -53,6 +53,7 @@ def run(data: Path, output: Path, steps: int, **more: Any) -> list[torch.Tensor]
     return list(model.composition.model.backbone.state_dict().values())
 
 
+@pytest.mark.slow
 def test_a_run_and_its_resumption(data: Path, tmp_path: Path) -> None:
     """A round is two batches of clips and three of images: the second run goes on in the midst of one."""
     whole, part = run(data, tmp_path / "whole", 7), run(data, tmp_path / "part", 4)

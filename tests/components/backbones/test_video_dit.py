@@ -280,6 +280,7 @@ def test_recomputed_activations_give_the_same_gradients(mode: str, attention: st
         assert torch.equal(a.grad, b.grad)
 
 
+@pytest.mark.slow
 def test_compiles_as_one_graph() -> None:
     network, example = drawn((3, 2, 2, 2), (3, 3, 4, 4), attention="factorised")
     model = VelocityModel(network, "edm", [1.0, 0.2])
