@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dfm_core.assembly import Assembler, Objects, stage_sets_of_another_training
+from dfm_core.assembly import Assembler, Objects
 from dfm_core.composition import Composition, DataDescription, check_autoencoder, data_from_snapshot, snapshot
 from dfm_core.errors import CheckpointError, CompositionError, DataError, UsageError
 from dfm_core.interfaces.dataset import Dataset
@@ -18,6 +18,7 @@ from dfm_core.run_continuation import check_same_data, continue_elsewhere, new_o
 from dfm_core.run_evaluation import SkippedSamples, save_sample_grid, statistics_batches, validation
 from dfm_core.run_processes import check_data, compose_alike, joined_processes, newest_checkpoint, reporter_of
 from dfm_core.run_status import check_not_training, recorded_status
+from dfm_core.schedule_coverage import stage_sets_of_another_training
 from dfm_core.solvers import make_solver
 from dfm_core.stages import format_size
 from dfm_core.training.checkpoint import Checkpoint
