@@ -128,15 +128,19 @@ def _sampler_cases() -> list[Case]:
 
 
 def _path_cases() -> list[Case]:
-    # Each stage twice the size of the one before: most paths take these, and some nothing else.
+    # Each stage twice the size of the one before: most paths take these, and some nothing else. Those of clips are tried
+    # on every path, since paths do not say what they take: it may refuse them.
+    images = [tuple((1, 16 >> s, 16 >> s) for s in reversed(range(number))) for number in (1, 2, 3)]
+    clips = [((1, frames, 8, 8), (1, 4, 16, 16)) for frames in (4, 2)]
     return [
         Case(
-            f"{_count(number, 'stage')}, {'whole pictures' if whole else 'residuals'}",
-            PathFacts(_layout(*((1, 16 >> s, 16 >> s) for s in reversed(range(number)))), (1.0,) * number, whole),
-            (_smooth_images(),),
-            number > 1,
+            f"{_count(len(shapes), 'stage')}{of}, {'whole pictures' if whole else 'residuals'}",
+            PathFacts(_layout(*shapes), (1.0,) * len(shapes), whole),
+            (inputs,),
+            len(shapes) > 1,
         )
-        for number in (1, 2, 3)
+        for layouts, inputs, of in ((images, _smooth_images(), ""), (clips, _smooth_clips(), " of clips"))
+        for shapes in layouts
         for whole in (True, False)
     ]
 
@@ -220,6 +224,11 @@ def _smooth_images() -> Tensor:
     return 0.4 * torch.stack(
         [part.repeat_interleave(16 // n, 2).repeat_interleave(16 // n, 3) for n, part in zip(sizes, parts, strict=True)]
     ).sum(0)
+
+
+def _smooth_clips() -> Tensor:
+    """(256, 1, 4, 16, 16) float64: the same, four images a clip."""
+    return _smooth_images().reshape(256, 4, 1, 16, 16).transpose(1, 2).contiguous()
 
 
 def _layout(*shapes: tuple[int, ...]) -> StageLayout:
