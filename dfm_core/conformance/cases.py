@@ -128,8 +128,8 @@ def _sampler_cases() -> list[Case]:
 
 
 def _path_cases() -> list[Case]:
-    # Each stage twice the size of the one before: most paths take these, and some nothing else. Those of clips are tried
-    # on every path, since paths do not say what they take: it may refuse them.
+    # Each stage twice the size of the one before: most paths take these, and some nothing else. Paths do not declare
+    # whether they take clips: every path is tried on them, and may refuse.
     images = [tuple((1, 16 >> s, 16 >> s) for s in reversed(range(number))) for number in (1, 2, 3)]
     clips = [((1, frames, 8, 8), (1, 4, 16, 16)) for frames in (4, 2)]
     return [

@@ -124,3 +124,10 @@ def test_a_broken_path_fails_its_law_only(broken: str) -> None:
 def test_a_path_that_accepts_no_schedule_fails() -> None:
     with pytest.raises(LawBroken, match="check_grid refuses"):
         LAWS["phases_begin_where_training_was"].check(Refusing(), *CASE.inputs)
+
+
+def test_the_straight_path_changes_nothing_between_phases() -> None:
+    path = Straight()
+    stages = (torch.ones(1, 1, 4, 4), torch.ones(1, 1, 8, 8))
+    phase = Phase(1, torch.tensor([0.9, 0.0]), torch.tensor([True, True]), torch.tensor([True, False]))
+    assert path.enter_phase(stages, phase, lambda _: torch.ones(1)) is stages
