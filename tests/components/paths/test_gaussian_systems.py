@@ -1,7 +1,7 @@
 """Gaussian data: every system's velocity is known in closed form, and generation must give the data's covariance back.
 
-The velocities are written down here from the formulas of the papers, in matrices; schedules, paths and solvers are the
-real ones. A batch of unit vectors for all noise that enters makes the covariance of the result exact.
+The velocities are written from the formulas of the papers, in matrices; schedules, paths and solvers are the real ones.
+A batch of unit vectors for all noise that enters makes the covariance of the result exact.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ def mean_of_pixels(fine: int, coarse: int, frames: int = 1) -> Array:
     return np.kron(np.eye(frames), np.kron(along, along))
 
 
-def nearest(coarse: int, frames: int = 1) -> Array:
-    """(frames·4·coarse², frames·coarse²): every pixel four times."""
-    return 4 * mean_of_pixels(2 * coarse, coarse, frames).T
+def nearest(side: int, frames: int = 1) -> Array:
+    """(frames·side², frames·(side/2)²): every pixel four times."""
+    return 4 * mean_of_pixels(side, side // 2, frames).T
 
 
 def matrices(decomposition: Decomposition) -> list[Array]:
@@ -93,8 +93,7 @@ def pyramidal_flow(size: int, num_stages: int, frames: int = 1) -> Formula:
             s, end = 1 - k / num_stages, 1 - (k + 1) / num_stages
             start = 2 * s / (1 + s)
             fine = mean_of_pixels(size, side, frames)
-            half = side // 2
-            coarse = nearest(half, frames) @ mean_of_pixels(size, half, frames) if k else np.zeros_like(fine)
+            coarse = nearest(side, frames) @ mean_of_pixels(size, side // 2, frames) if k else np.zeros_like(fine)
             first, last = (1 - start) * coarse, (1 - end) * fine
             own = np.eye(sum(lengths))[sum(lengths[:k]) : sum(lengths[: k + 1])]
             noisy.append(Linear((1 - t[k]) * first + t[k] * last, ((1 - t[k]) * start + t[k] * end) * own))
@@ -123,11 +122,11 @@ class System:
 
     @property
     def size(self) -> int:
-        return self.decomposition.facts.stage_sizes[-1][-1]
+        return self.layout[-1].shape[-1]
 
     @property
     def frames(self) -> int:
-        return math.prod(self.decomposition.facts.stage_sizes[-1][:-2])
+        return math.prod(self.layout[-1].shape[:-2])
 
     @property
     def lengths(self) -> list[int]:
@@ -178,15 +177,14 @@ def system(name: str, num_stages: int, steps: int, frames: int = 0) -> System:
     layout = decomposition.layout((1, *sizes[-1]))
     facts = PathFacts(layout, (1.0,) * num_stages, decomposition.whole_stages)
     made = registry.create("path", path, {}, facts)
-
     given = {**options, "steps": (steps,) * num_stages}
     grid = registry.create(
         "stage_schedule", schedule, given, StageScheduleFacts(num_stages, (1.0,) * num_stages)
     ).grid()
     made.check_grid(grid)
-    pyramid = name == "pyramidal flow"
-    formula = pyramidal_flow(size, num_stages, frames or 1) if pyramid else straight_lines(matrices(decomposition))
-    return System(decomposition, made, grid, formula)
+    if name == "pyramidal flow":
+        return System(decomposition, made, grid, pyramidal_flow(size, num_stages, frames or 1))
+    return System(decomposition, made, grid, straight_lines(matrices(decomposition)))
 
 
 def covariance(maps: Tensor) -> Array:

@@ -1,0 +1,82 @@
+"""The competing systems on clips: one network for both stages of a cascade, and the presets, trained and sampled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import dfm_core as dfm
+from dfm_core.errors import CompositionError
+from dfm_core.model import Model, load
+
+TINY: dict[str, Any] = {
+    "device": "cpu",
+    "dataset": "moving_shapes",
+    "stages": ["4x8x8", "4x16x16"],
+    "batch_size": 4,
+    "max_steps": 2,
+    "flow": {"statistics_images": 8},
+    "logging": {"tensorboard": False, "sample_every": 0, "checkpoint_every": 0, "validation_every": 0},
+}
+NETWORK = {"depth": 1, "width": 16, "heads": 1}
+
+
+def train(output: Path, preset: str, **settings: Any) -> Model:
+    network = {"backbone": {"options": NETWORK}}
+    return dfm.train(**{**TINY, "presets": [preset], **network, "output": str(output), **settings})
+
+
+def test_pyramidal_flow_trains_and_generates(tmp_path: Path) -> None:
+    model = train(tmp_path / "run", "pyramidal-flow")
+    steps = list(model.stream(3, seed=5))
+    assert len(steps) == 40
+    assert [tuple(step.preview().shape) for step in steps if step.stage_finished] == [
+        (3, 3, 4, 8, 8),
+        (3, 3, 4, 16, 16),
+    ]
+    together = load(tmp_path / "run", device="cpu").generate(3, seed=5, labels=[0])
+    torch.testing.assert_close(together, model.generate(3, seed=5, labels=[0]), rtol=0, atol=0)
+    # Also with the noise that enters where stages change, a clip's bits depend on its number only.
+    *_, alone = model.stream(1, seed=5, labels=[0], first_index=2)
+    assert torch.equal(together[2:], alone.preview().clamp(-1, 1))
+
+
+@pytest.mark.parametrize("stages", [["4x8x8", "4x16x16"], ["3x8x8", "5x16x16"]])
+def test_a_cascade_of_two_networks(tmp_path: Path, stages: list[str]) -> None:
+    first = train(tmp_path / "first", "cascaded", stages=stages)
+    *_, last = first.stream(2)
+    assert last.preview().shape == (2, 3, *first.composition.config.stages[0])
+    before = {name: value.clone() for name, value in first.composition.model.backbone.state_dict().items()}
+    second = train(tmp_path / "second", "cascaded-second", stages=stages, init_from=tmp_path / "first")
+    after = second.composition.model.backbone.state_dict()
+    shared = [name for name in before if name.startswith("experts.0.blocks.")]
+    assert all(torch.equal(after[name], before[name]) for name in shared)
+    # Two steps away from the first stage's weights.
+    moves = [float((after[name.replace("experts.0.", "experts.1.")] - before[name]).abs().max()) for name in shared]
+    assert 0 < max(moves) < 1e-2
+    steps = list(second.stream(2, seed=1))
+    assert len(steps) == 40
+    assert steps[-1].preview().shape == (2, 3, *second.composition.config.stages[-1])
+    assert all(torch.equal(step.stages[0], steps[20].stages[0]) for step in steps[20:])
+
+
+def test_pyramidal_flow_wants_equally_many_frames(tmp_path: Path) -> None:
+    with pytest.raises(CompositionError, match="frames, got 2x8x8, 4x16x16; give all of them 4, or use --preset casc"):
+        train(tmp_path / "run", "pyramidal-flow", stages=["2x8x8", "4x16x16"])
+
+
+@pytest.mark.parametrize("stages", [["4x8x8", "4x16x16"], ["2x8x8", "3x16x16"]])
+def test_a_cascade_of_one_network(tmp_path: Path, stages: list[str]) -> None:
+    """The advice of the path, to take the decomposition downsampled, works on clips: in space, and in time."""
+    schedule = {"name": "progressive", "options": {"steps": [3, 2], "thresholds": 1.0}}
+    network = {"name": "video_dit", "options": {**NETWORK, "token_grid": 4}}
+    cascade = {"path": "cascaded", "stage_schedule": schedule, "backbone": network, "stages": stages}
+    with pytest.raises(CompositionError, match="--decomposition downsampled"):
+        dfm.train(**{**TINY, **cascade, "output": str(tmp_path / "run")})
+    model = dfm.train(**{**TINY, **cascade, "decomposition": "downsampled", "output": str(tmp_path / "run")})
+    *_, last = model.stream(2, seed=5)
+    assert last.preview().shape == (2, 3, *model.composition.config.stages[-1])
+    assert torch.equal(last.preview(), last.stages[1]), "the clip is the last stage"
