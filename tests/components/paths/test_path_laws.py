@@ -22,12 +22,15 @@ from dfm_plugins.paths.specs import SPECS, PyramidalOptions
 LAWS = {law.name: law for law in laws_of("path")}
 CASE = next(case for case in cases_of("path") if case.facts.num_stages == 2 and case.facts.whole_stages)
 FACTS: PathFacts = CASE.facts
+ACCEPTED = {"straight": 10, "cascaded": 6, "pyramidal": 5}
+"""Cases: of images all six, four (no residuals before another stage) and four; of clips four, two and one."""
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
 def test_paths_hold_the_laws(spec: object) -> None:
     results = check_component(spec)  # type: ignore[arg-type]
     assert {result.law: result.message for result in results if result.state != "held"} == {}
+    assert results[0].cases == ACCEPTED[spec.name]  # type: ignore[attr-defined]
 
 
 class Straight(StraightPath):
