@@ -162,7 +162,7 @@ def _check_stages(facts: PathFacts) -> None:
     if len({size[:-2] for size in sizes}) > 1:
         raise CompositionError(
             f"path pyramidal doubles height and width, frame by frame: expected stages of equally many frames, got "
-            f"{shown}; give all of them {sizes[-1][0]}, or use --preset cascaded, which also splits time"
+            f"{shown}; give every stage as many as the last, or use --preset cascaded, which may split time"
         )
     for coarse, fine in pairwise(sizes):
         if any(f != 2 * c for c, f in zip(coarse[-2:], fine[-2:], strict=True)):

@@ -96,7 +96,7 @@ def test_renoised_noise_is_white_with_the_corrected_share(num_stages: int, k: in
         (facts(2, whole=False), "--decomposition downsampled"),
         (facts(2, scales=(1.0, 0.3)), "flow.standardize=false"),
         (PathFacts(StageLayout((facts(2).layout[0], facts(1, 16).layout[0])), (1.0, 1.0), True), "twice as high"),
-        (of_clips(4, 8), "equally many frames, got 4x8x8, 8x16x16; give all of them 8"),
+        (of_clips(4, 8), "equally many frames, got 4x8x8, 8x16x16; give every stage as many as the last"),
     ],
 )
 def test_stages_that_it_cannot_join_are_refused(wrong: PathFacts, message: str) -> None:
