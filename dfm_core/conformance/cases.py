@@ -130,17 +130,22 @@ def _sampler_cases() -> list[Case]:
 def _path_cases() -> list[Case]:
     # Each stage twice the size of the one before: most paths take these, and some nothing else. Paths do not declare
     # whether they take clips: every path is tried on them, and may refuse.
-    images = [tuple((1, 16 >> s, 16 >> s) for s in reversed(range(number))) for number in (1, 2, 3)]
-    clips = [((1, frames, 8, 8), (1, 4, 16, 16)) for frames in (4, 2)]
+    images, clips = _smooth_images(), _smooth_clips()
+    situations: dict[str, tuple[tuple[tuple[int, ...], ...], Tensor]] = {
+        "1 stage": (((1, 16, 16),), images),
+        "2 stages": (((1, 8, 8), (1, 16, 16)), images),
+        "3 stages": (((1, 4, 4), (1, 8, 8), (1, 16, 16)), images),
+        "clips, 2 stages": (((1, 4, 8, 8), (1, 4, 16, 16)), clips),
+        "clips, 2 stages, also in time": (((1, 2, 8, 8), (1, 4, 16, 16)), clips),
+    }
     return [
         Case(
-            f"{_count(len(shapes), 'stage')}{of}, {'whole pictures' if whole else 'residuals'}",
+            f"{name}, {'whole pictures' if whole else 'residuals'}",
             PathFacts(_layout(*shapes), (1.0,) * len(shapes), whole),
             (inputs,),
             len(shapes) > 1,
         )
-        for layouts, inputs, of in ((images, _smooth_images(), ""), (clips, _smooth_clips(), " of clips"))
-        for shapes in layouts
+        for name, (shapes, inputs) in situations.items()
         for whole in (True, False)
     ]
 
