@@ -10,6 +10,8 @@ import torch
 
 import dfm_core as dfm
 from dfm_core.assembly import Assembler
+from dfm_core.conformance.composition.small_config import SmallConfig
+from dfm_core.conformance.subject import subject_of
 from dfm_core.errors import CompositionError
 from dfm_core.model import Model, load
 from dfm_core.plugins.registry import default_registry
@@ -84,6 +86,14 @@ def test_a_cascade_of_one_network(tmp_path: Path, stages: list[str]) -> None:
     *_, last = model.stream(2, seed=5)
     assert last.preview().shape == (2, 3, *model.composition.config.stages[-1])
     assert torch.equal(last.preview(), last.stages[1]), "the clip is the last stage"
+
+
+def test_options_of_clips_are_checked_on_clips(tmp_path: Path) -> None:
+    registry = default_registry()
+    for options, dimensions in (({}, 2), ({"temporal_patch": 1}, 3)):
+        subject = subject_of("pyramid_dit", "backbone", {**NETWORK, **options}, registry)
+        config = SmallConfig(subject, registry, tmp_path, {}).accepted().config
+        assert {len(size) for size in config.stages} == {dimensions}
 
 
 def likeness_of_frames(clips: torch.Tensor) -> float:

@@ -186,14 +186,6 @@ def test_what_takes_clips_alone_gets_partners_that_do(kind: str, name: str, regi
     assert set(states(found).values()) == {"held"}, found
 
 
-def test_options_of_clips_lead_to_clips(tmp_path: Path) -> None:
-    registry = Registry.discover({})
-    for options, dimensions in (({}, 2), ({"temporal_patch": 1}, 3)):
-        subject = subject_of("pyramid_dit", "backbone", {**QUICK, **options}, registry)
-        config = SmallConfig(subject, registry, tmp_path, {}).accepted().config
-        assert {len(size) for size in config.stages} == {dimensions}
-
-
 @pytest.mark.parametrize(("kind", "name"), [("stage_schedule", "simultaneous"), ("dataset", "moving_shapes")])
 def test_the_default_network_is_a_small_one(kind: str, name: str, tmp_path: Path) -> None:
     registry = Registry.discover({})
