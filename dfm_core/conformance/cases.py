@@ -128,15 +128,24 @@ def _sampler_cases() -> list[Case]:
 
 
 def _path_cases() -> list[Case]:
-    # Each stage twice the size of the one before: most paths take these, and some nothing else.
+    # Each stage twice the size of the one before: most paths take these, and some nothing else. Paths do not declare
+    # whether they take clips: every path is tried on them, and may refuse.
+    images, clips = _smooth_images(), _smooth_clips()
+    situations: dict[str, tuple[tuple[tuple[int, ...], ...], Tensor]] = {
+        "1 stage": (((1, 16, 16),), images),
+        "2 stages": (((1, 8, 8), (1, 16, 16)), images),
+        "3 stages": (((1, 4, 4), (1, 8, 8), (1, 16, 16)), images),
+        "clips, 2 stages": (((1, 4, 8, 8), (1, 4, 16, 16)), clips),
+        "clips, 2 stages, also in time": (((1, 2, 8, 8), (1, 4, 16, 16)), clips),
+    }
     return [
         Case(
-            f"{_count(number, 'stage')}, {'whole pictures' if whole else 'residuals'}",
-            PathFacts(_layout(*((1, 16 >> s, 16 >> s) for s in reversed(range(number)))), (1.0,) * number, whole),
-            (_smooth_images(),),
-            number > 1,
+            f"{name}, {'whole pictures' if whole else 'residuals'}",
+            PathFacts(_layout(*shapes), (1.0,) * len(shapes), whole),
+            (inputs,),
+            len(shapes) > 1,
         )
-        for number in (1, 2, 3)
+        for name, (shapes, inputs) in situations.items()
         for whole in (True, False)
     ]
 
@@ -220,6 +229,11 @@ def _smooth_images() -> Tensor:
     return 0.4 * torch.stack(
         [part.repeat_interleave(16 // n, 2).repeat_interleave(16 // n, 3) for n, part in zip(sizes, parts, strict=True)]
     ).sum(0)
+
+
+def _smooth_clips() -> Tensor:
+    """(256, 1, 4, 16, 16) float64: the same, four images a clip."""
+    return _smooth_images().reshape(256, 4, 1, 16, 16).transpose(1, 2).contiguous()
 
 
 def _layout(*shapes: tuple[int, ...]) -> StageLayout:

@@ -1,4 +1,4 @@
-"""Laws of probability paths. Each takes a path built for its facts, and pictures x (B, 1, H, W), float64."""
+"""Laws of probability paths. Each takes a path built for its facts, and pictures or clips x (B, 1, *size), float64."""
 
 from __future__ import annotations
 

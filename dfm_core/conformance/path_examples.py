@@ -30,7 +30,7 @@ class Entry:
 
 
 def stages_of(path: ProbabilityPath, x: Tensor) -> Stages:
-    """Clean stages for the path's facts: x (B, 1, H, W) averaged to each size; without `whole_stages`, what that
+    """Clean stages for the path's facts: x (B, 1, *size) averaged to each size; without `whole_stages`, what that
     misses of the enlarged one before."""
     sizes = [stage.shape[1:] for stage in path.facts.layout]
     pictures = [F.interpolate(x, size, mode="area") for size in sizes]

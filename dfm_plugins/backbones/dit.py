@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dfm_core.interfaces.backbone import BackboneFacts
-from dfm_plugins.backbones.specs import DiTOptions
+from dfm_plugins.backbones.specs import TransformerOptions
 from dfm_plugins.backbones.token_grid import choose_patching
 from dfm_plugins.backbones.transformer import StageTransformer
 
@@ -15,9 +15,7 @@ class DiT(StageTransformer):
     Half of the frequencies of rotary positions are for rows, half for columns.
     """
 
-    options: DiTOptions
-
-    def __init__(self, options: DiTOptions, facts: BackboneFacts) -> None:
+    def __init__(self, options: TransformerOptions, facts: BackboneFacts) -> None:
         _, width, heads = options.dimensions
         patching = choose_patching(facts.layout, options.token_grid, options.patch_size)
         super().__init__(options, facts, patching, (width // heads // 4,) * 2)

@@ -1,4 +1,4 @@
-"""`dit_experts`: one transformer a stage, as cascaded models have."""
+"""`dit_experts`: one transformer a stage of images or clips, as cascaded models have."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from torch import Tensor, nn
 from dfm_core.errors import ConfigError
 from dfm_core.interfaces.backbone import Backbone, BackboneFacts, Conditioning
 from dfm_core.stages import Stages
-from dfm_plugins.backbones.dit import DiT
+from dfm_plugins.backbones.medium import patching_for, transformer_for
 from dfm_plugins.backbones.specs import DiTExpertsOptions
 from dfm_plugins.backbones.splitting import run_by_finest_stage
-from dfm_plugins.backbones.token_grid import choose_patching
+from dfm_plugins.backbones.token_grid import Patching
+from dfm_plugins.backbones.transformer import StageTransformer
 
 
 class DiTExperts(Backbone):
     """Network k sees the stages 1…k, and runs where k is the finest visible stage. All have one token grid.
 
-    The tokens of the earlier stages are added to those of stage k: the compute of a step does not grow. Weights of
-    another run begin a network that is trained with those of the finest frozen one, wherever name and shape agree.
+    Each is a `dit`, of clips a `video_dit`. The tokens of the earlier stages are added to those of stage k: the compute
+    of a step does not grow. Weights of another run begin a network that is trained with those of the finest frozen one,
+    wherever name and shape agree.
     """
 
     options: DiTExpertsOptions
@@ -35,10 +37,10 @@ class DiTExperts(Backbone):
                 f"backbone.options.frozen: expected some of the stages 1 to {num_stages}, not all of them, got "
                 f"{list(options.frozen)}"
             )
-        tokens = min(choose_patching(facts.layout, options.token_grid, options.patch_size).grid)
-        shared = options.model_copy(update={"token_grid": tokens, "patch_size": None})
+        patching = patching_for(options, facts.layout)
         self.experts = nn.ModuleList(
-            DiT(shared, replace(facts, layout=facts.layout.prefix(count))) for count in range(1, num_stages + 1)
+            transformer_for(_cut_as(options, patching, count), replace(facts, layout=facts.layout.prefix(count)))
+            for count in range(1, num_stages + 1)
         )
         for number in options.frozen:
             self.experts[number - 1].requires_grad_(False)
@@ -51,7 +53,7 @@ class DiTExperts(Backbone):
         """Those of the finest stage's network, and how many there are."""
         frozen = ", ".join(map(str, self.options.frozen))
         networks = f"{len(self.experts)}" + (f", frozen: {frozen}" if frozen else "")
-        return {**cast(DiT, self.experts[-1]).describe(), "networks": networks}
+        return {**cast(StageTransformer, self.experts[-1]).describe(), "networks": networks}
 
     def stage_parameters(self) -> Sequence[Sequence[nn.Parameter]]:
         """Each stage's network."""
@@ -69,4 +71,12 @@ class DiTExperts(Backbone):
         return begun
 
     def _run_expert(self, index: int, stages: Stages, t: Tensor, visible: Tensor, conditioning: Conditioning) -> Stages:
-        return cast(DiT, self.experts[index])(stages, t, visible, conditioning)
+        return cast(StageTransformer, self.experts[index])(stages, t, visible, conditioning)
+
+
+def _cut_as(options: DiTExpertsOptions, patching: Patching, count: int) -> DiTExpertsOptions:
+    """Options that cut the first `count` stages into the patches that they have among all."""
+    cut: dict[str, object] = {"token_grid": min(patching.grid[-2:]), "patch_size": None}
+    if len(patching.grid) == 3:
+        cut["temporal_patch"] = patching.patches[count - 1][0]
+    return options.model_copy(update=cut)

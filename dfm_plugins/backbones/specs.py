@@ -28,7 +28,7 @@ SIZES: dict[str, Dimensions] = {
 
 
 class TransformerOptions(Options):
-    """What `dit` and `video_dit` can both be told."""
+    """What transformers of images and of clips can both be told."""
 
     size: Literal["Ti", "S", "B", "L", "XL"] = Field(
         "Ti", description="Blocks × width × heads: Ti 12×192×3, S 12×384×6, B 12×768×12, L 24×1024×16, XL 28×1152×16."
@@ -75,8 +75,8 @@ class DiTOptions(TransformerOptions):
     """Options of `dit`."""
 
 
-class VideoDiTOptions(TransformerOptions):
-    """Options of `video_dit`."""
+class ClipOptions(TransformerOptions):
+    """What a transformer can be told of clips beside that."""
 
     attention: Literal["full", "factorised"] = Field(
         "full",
@@ -105,6 +105,22 @@ class VideoDiTOptions(TransformerOptions):
         return time, (pairs - time) // 2, (pairs - time) // 2
 
     @property
+    def given_of_clips(self) -> tuple[str, ...]:
+        """Which of the options that say nothing of images differ from their defaults."""
+        own = [name for name in ClipOptions.model_fields if name not in TransformerOptions.model_fields]
+        return tuple(name for name in own if getattr(self, name) != ClipOptions.model_fields[name].default)
+
+    @property
+    def too_small(self) -> str:
+        """Why heads of this size hold no positions on three axes; empty where they do."""
+        if self.rope_split is not None or self._pairs >= 4:
+            return ""
+        return (
+            f"heads of {2 * self._pairs} features are too small for three axes: give them 8 or more, or say "
+            f"rope_split, such as {[0, self._pairs // 2, self._pairs // 2]} for none along time"
+        )
+
+    @property
     def _pairs(self) -> int:
         """Half the features of a head."""
         _, width, heads = self.dimensions
@@ -112,26 +128,33 @@ class VideoDiTOptions(TransformerOptions):
 
     @model_validator(mode="after")
     def _axes_fit(self) -> Self:
-        depth, width, heads = self.dimensions
         if sum(self.axes) != self._pairs:
             raise ValueError(
                 f"rope_split {list(self.axes)} has {sum(self.axes)} frequencies in sum, expected {self._pairs}: "
-                f"half the {width // heads} features of a head"
+                f"half the {2 * self._pairs} features of a head"
             )
-        if self.rope_split is None and self._pairs < 4:
-            raise ValueError(
-                f"heads of {width // heads} features are too small for three axes: give them 8 or more, or say "
-                f"rope_split, such as {[0, self._pairs // 2, self._pairs // 2]} for none along time"
-            )
-        if self.attention == "factorised" and depth < 2:
+        if self.attention == "factorised" and self.dimensions.depth < 2:
             raise ValueError("attention=factorised takes blocks of two kinds by turns: use a depth of 2 or more")
         return self
 
 
-class PyramidDiTOptions(DiTOptions):
+class VideoDiTOptions(ClipOptions):
+    """Options of `video_dit`."""
+
+    @model_validator(mode="after")
+    def _heads_are_large_enough(self) -> Self:
+        if self.too_small:
+            raise ValueError(self.too_small)
+        return self
+
+
+class PyramidDiTOptions(ClipOptions):
     """Options of `pyramid_dit`."""
 
     patch_size: int = Field(2, ge=1, description="Patch of every stage: a coarser stage has fewer tokens.")
+    temporal_patch: int | None = Field(
+        None, ge=1, description="Frames in a patch of every stage of clips; null takes one."
+    )
 
 
 class GrowingDiTOptions(DiTOptions):
@@ -148,7 +171,7 @@ class GrowingDiTOptions(DiTOptions):
     )
 
 
-class DiTExpertsOptions(DiTOptions):
+class DiTExpertsOptions(ClipOptions):
     """Options of `dit_experts`."""
 
     frozen: tuple[PositiveInt, ...] = Field(
@@ -181,10 +204,11 @@ SPECS = [
     ),
     BackboneSpec(
         name="dit_experts",
-        summary="A diffusion transformer for each stage, which sees the stages before it.",
+        summary="A diffusion transformer for each stage of images or clips, which sees the stages before it.",
         factory="dfm_plugins.backbones.dit_experts:DiTExperts",
         options=DiTExpertsOptions,
         reference="Ho et al. 2022, Cascaded Diffusion Models; paper section 4.4",
+        media=frozenset({"image", "video"}),
     ),
     BackboneSpec(
         name="pyramid_dit",
@@ -192,6 +216,7 @@ SPECS = [
         factory="dfm_plugins.backbones.pyramid_dit:PyramidDiT",
         options=PyramidDiTOptions,
         reference="Jin et al. 2024, Pyramidal Flow Matching",
+        media=frozenset({"image", "video"}),
         joint_stages=False,
     ),
 ]

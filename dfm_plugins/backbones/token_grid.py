@@ -36,15 +36,21 @@ class Patching:
         Frame counts may be multiples of the patches (plain), or all of them one more (causal).
         """
         sizes = [tuple(stage.shape[2:]) for stage in stages]
-        for first in (0, 1) if len(self.patches[0]) == 3 else (0,):
-            grids = {_grid(size, patch, first) for size, patch in zip(sizes, self.patches, strict=True)}
-            if len(grids) == 1 and (grid := grids.pop()) is not None:
-                return grid
+        if (grid := self.grid_of(sizes)) is not None:
+            return grid
         raise StageShapeError(
             f"stages of tensor sizes {', '.join('x'.join(map(str, size)) for size in sizes)} do not give one token "
             f"grid with patches {', '.join(map(format_size, self.patches))}; use multiples of the patches in the "
             "training ratios"
         )
+
+    def grid_of(self, sizes: Sequence[Size]) -> Size | None:
+        """Token grid of stages of these sizes, as in `grid_at`; None where they do not give one."""
+        for first in (0, 1) if len(self.patches[0]) == 3 else (0,):
+            grids = {_grid(size, patch, first) for size, patch in zip(sizes, self.patches, strict=True)}
+            if len(grids) == 1 and (grid := grids.pop()) is not None:
+                return grid
+        return None
 
 
 def choose_patching(

@@ -6,7 +6,7 @@ from dfm_core.interfaces.backbone import BackboneFacts
 from dfm_core.stages import Size
 from dfm_plugins.backbones.blocks import Groups
 from dfm_plugins.backbones.clip_patching import choose_clip_patching
-from dfm_plugins.backbones.specs import VideoDiTOptions
+from dfm_plugins.backbones.specs import ClipOptions
 from dfm_plugins.backbones.transformer import StageTransformer
 
 
@@ -22,9 +22,9 @@ class VideoDiT(StageTransformer):
     shapes of the weights: for one frame, with `attention=full`, both compute the same.
     """
 
-    options: VideoDiTOptions
+    options: ClipOptions
 
-    def __init__(self, options: VideoDiTOptions, facts: BackboneFacts) -> None:
+    def __init__(self, options: ClipOptions, facts: BackboneFacts) -> None:
         patching = choose_clip_patching(facts.layout, options.token_grid, options.patch_size, options.temporal_patch)
         super().__init__(options, facts, patching, options.axes)
 

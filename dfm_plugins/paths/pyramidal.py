@@ -1,4 +1,4 @@
-"""Pyramidal flow: within stage k from an enlarged, noisy coarser picture to a less noisy finer one."""
+"""Pyramidal flow: within stage k from an enlarged, noisy coarser picture or clip to a less noisy finer one."""
 
 from __future__ import annotations
 
@@ -47,18 +47,17 @@ def windows(num_stages: int, gamma: float) -> tuple[Window, ...]:
 
 
 def enlarge(x: Tensor) -> Tensor:
-    """Repeat every value of x (B, C, *spatial) twice along each spatial axis: nearest neighbour."""
-    for axis in range(2, x.ndim):
-        x = x.repeat_interleave(2, axis)
-    return x
+    """Repeat every value of x (..., H, W) twice along both axes, each frame of a clip on its own: nearest neighbour."""
+    return x.repeat_interleave(2, -2).repeat_interleave(2, -1)
 
 
 def block_noise(g: Tensor, gamma: float) -> Tensor:
-    """Turn g ~ N(0, I), (B, C, H, W), into noise of covariance (1+γ)I − γ·11ᵀ in every 2×2 block, and 0 between blocks.
+    """Turn g ~ N(0, I), (B, C, *spatial), into noise of covariance (1+γ)I − γ·11ᵀ in every 2×2 block, else 0.
 
-    In closed form, from the blocks' means m: √(1+γ)(g − m) + √(1−3γ)·m. At γ = 1/3 that covariance is singular.
+    Blocks lie in one frame of a clip. In closed form, from their means m: √(1+γ)(g − m) + √(1−3γ)·m. At γ = 1/3 that
+    covariance is singular.
     """
-    mean = enlarge(F.avg_pool2d(g, 2))
+    mean = enlarge(F.avg_pool2d(g.flatten(0, -4), 2)).reshape(g.shape)
     return math.sqrt(1 + gamma) * (g - mean) + math.sqrt(max(1 - 3 * gamma, 0.0)) * mean
 
 
@@ -66,7 +65,8 @@ class Pyramidal(ProbabilityPath):
     """Stage k goes from s'ε + (1 − s')·Up(x_{k−1}) to eε + (1 − e)·x_k, with the same ε. Jin et al. 2024.
 
     The stages are the downsampled pictures x_k themselves, each half the size of the next; one is visible at a time.
-    Entering stage k, the state z becomes α·Up(z) + β·n, whose noise is white again, of share s'.
+    Entering stage k, the state z becomes α·Up(z) + β·n, whose noise is white again, of share s'. Clips are treated so
+    frame by frame.
     """
 
     options: PyramidalOptions
@@ -148,21 +148,24 @@ def _sum(terms: object) -> Tensor:
 def _check_stages(facts: PathFacts) -> None:
     sizes = [stage.shape[1:] for stage in facts.layout]
     shown = ", ".join("x".join(map(str, size)) for size in sizes)
-    if any(len(size) != 2 for size in sizes):
-        raise CompositionError(
-            f"path pyramidal: expected images, its noise is that of pixels in a plane; got stages {shown}; for clips "
-            "use --path straight or cascaded"
-        )
+    if any(len(size) not in (2, 3) for size in sizes):
+        raise CompositionError(f"path pyramidal: expected stages of images or clips, got {shown}")
     if not facts.whole_stages and facts.num_stages > 1:
         raise CompositionError(
-            "path pyramidal: expected stages that are whole pictures, downsampled; use --decomposition downsampled"
+            "path pyramidal: expected stages that are whole pictures or clips, downsampled; use --decomposition "
+            "downsampled"
         )
     if len(set(facts.stage_scales)) > 1:
         raise CompositionError(
             "path pyramidal mixes neighbouring stages, which must have one scale; set flow.standardize=false"
         )
+    if len({size[:-2] for size in sizes}) > 1:
+        raise CompositionError(
+            f"path pyramidal doubles height and width, frame by frame: expected stages of equally many frames, got "
+            f"{shown}; give every stage as many as the last, or use --preset cascaded, which may split time"
+        )
     for coarse, fine in pairwise(sizes):
-        if any(f != 2 * c for c, f in zip(coarse, fine, strict=True)):
+        if any(f != 2 * c for c, f in zip(coarse[-2:], fine[-2:], strict=True)):
             raise CompositionError(
                 f"path pyramidal: expected every stage twice as high and wide as the one before, got {shown}"
             )

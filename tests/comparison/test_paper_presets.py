@@ -22,7 +22,7 @@ SHARED = {"paper", "paper-ablation"}
 ROWS = sorted({path.stem for path in FOLDER.glob("*.yaml")} - SHARED)
 QUICK = {
     *("paper-512-dfm", "paper-512-flow-matching", "paper-512-cascaded", "paper-512-cascaded-second"),
-    "paper-kinetics-dfm",
+    *("paper-kinetics-dfm", "paper-kinetics-cascaded", "paper-kinetics-pyramidal-flow"),
     *("paper-1024-pyramidal-flow", "paper-1b-tied", "paper-1c-unmasked", "paper-1d-mlp", "paper-1e-batch-size"),
     "paper-1f-256-512-1024",
 }
@@ -54,9 +54,13 @@ def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def family_of(name: str) -> str:
+    """Whose autoencoder a row takes."""
+    return "cogvideox" if "kinetics" in name else "flux"
+
+
 def plan_of(name: str, autoencoder: Path) -> tuple[TrainingPlan, int]:
-    family = "cogvideox" if "kinetics" in name else "flux"
-    settings = (f"autoencoder.options.path={autoencoder / family}", *SMALLER)
+    settings = (f"autoencoder.options.path={autoencoder / family_of(name)}", *SMALLER)
     config = resolve_config(ConfigRequest(presets=(name,), settings=settings)).config
     assert (config.training.learning_rate, config.training.warmup_steps, config.training.ema_decay) == (
         *(1e-4, 10_000, 0.9999),
@@ -77,13 +81,14 @@ def test_a_row_is_a_plan(name: str, autoencoder: Path) -> None:
         assert (steps, plan.generation_steps) == (STEPS[size], 40)
     if size == "kinetics":
         assert plan.stages[-1]["resolution"] == "5x64x64"
-        assert plan.backbone["tokens"] == "5x32x32 = 5120"
+        coarse = "5x16x16 = 1280, " if "pyramidal" in name else ""
+        assert plan.backbone["tokens"] == f"{coarse}5x32x32 = 5120"
         return
     finest = 1024 if size == "1024" or size == "1f" else 512
     assert plan.stages[-1]["resolution"] == str(finest // 4)  # the tiny autoencoder divides by 4
 
 
-@pytest.mark.parametrize("size", ["512", "1024"])
+@pytest.mark.parametrize("size", ["512", "1024", "kinetics"])
 def test_pyramidal_flow_spends_what_dfm_does(size: str, autoencoder: Path) -> None:
     pyramidal, ours = (compute_of(f"paper-{size}-{system}", autoencoder) for system in ("pyramidal-flow", "dfm"))
     assert pyramidal == pytest.approx(ours, rel=0.02)
@@ -92,14 +97,15 @@ def test_pyramidal_flow_spends_what_dfm_does(size: str, autoencoder: Path) -> No
 def compute_of(name: str, autoencoder: Path) -> float:
     """FLOPs of all steps of a row at its full size and depth: they are affine in the depth, and linear in the batch.
 
-    Counted on pixels half as large, which the tiny autoencoder's 4 makes the latents of the real one's 8.
+    Images: counted on pixels half as large, which the tiny autoencoder's 4 makes the latents of the real one's 8.
     """
-    place, depth = f"autoencoder.options.path={autoencoder / 'flux'}", 28
+    place, depth = f"autoencoder.options.path={autoencoder / family_of(name)}", 28
     row = resolve_config(ConfigRequest(presets=(name,), settings=(place,))).config
-    halved = f"stages={[[side // 2 for side in size] for size in row.stages]}"
+    divisor = 1 if "kinetics" in name else 2
+    sizes = f"stages={[[*size[:-2], *(side // divisor for side in size[-2:])] for size in row.stages]}"
     flops = []
     for shallow in (1, 2):
-        settings = (place, halved, f"backbone.options.depth={shallow}", "training.batch_size=4")
+        settings = (place, sizes, f"backbone.options.depth={shallow}", "training.batch_size=4")
         config = resolve_config(ConfigRequest(presets=(name,), settings=settings)).config
         flops.append(plan_training(Assembler(config, default_registry()), DataDescription(3, ("a", "b"))).flops)
     of_a_step = flops[0] + (depth - 1) * (flops[1] - flops[0])
@@ -114,8 +120,7 @@ def test_a_row_says_the_paper_s_number(name: str) -> None:
 
 
 def dry_run(name: str, autoencoder: Path, *flags: str) -> int:
-    family = "cogvideox" if "kinetics" in name else "flux"
-    tiny = [f"autoencoder.options.path={autoencoder / family}", *SMALLER]
+    tiny = [f"autoencoder.options.path={autoencoder / family_of(name)}", *SMALLER]
     settings = [part for setting in tiny for part in ("--set", setting)]
     return main(["train", "--preset", name, *settings, "--device", "cpu", *flags, "--dry-run"])
 
@@ -147,4 +152,4 @@ def test_a_row_wants_its_data(autoencoder: Path, tmp_path: Path, capsys: pytest.
 def test_rows_are_presets_with_their_summaries() -> None:
     registry = default_registry()
     assert all(registry.preset(name).parent == FOLDER for name in ROWS)
-    assert len(ROWS) == 36
+    assert len(ROWS) == 39

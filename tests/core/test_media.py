@@ -41,7 +41,7 @@ def test_clips_for_components_of_images() -> None:
     assert refusal(stages=["4x8x8", "4x16x16"]).splitlines() == [
         "the stages 4x8x8,4x16x16 are those of clips (frames × height × width), which not every component takes:",
         "dataset 'shapes' is for images; for clips: moving_shapes, video_folder (--dataset)",
-        "backbone 'dit' is for images; for clips: video_dit (--backbone)",
+        "backbone 'dit' is for images; for clips: video_dit, dit_experts, pyramid_dit (--backbone)",
     ]
 
 
@@ -97,7 +97,9 @@ def test_components_of_other_plugins_are_asked_what_they_declare(tmp_path: Path)
         return Assembler(resolve_config(ConfigRequest(values=values), registry).config, registry)
 
     made("acme/deep").check_media()
-    with pytest.raises(CompositionError, match=r"'acme/flat' is for images; for clips: video_dit, acme/deep"):
+    with pytest.raises(
+        CompositionError, match=r"'acme/flat' is for images; for clips: video_dit, dit_experts, pyramid_dit, acme/deep"
+    ):
         made("acme/flat").check_media()
 
 

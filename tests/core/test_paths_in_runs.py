@@ -68,32 +68,6 @@ def test_a_system_named_after_the_quickstart_is_a_configuration(preset: str) -> 
         resolve_config(ConfigRequest(presets=("pyramidal-flow", "quickstart")))
 
 
-@pytest.mark.parametrize("stages", [["4x8x8", "4x16x16"], ["2x8x8", "3x16x16"]])
-def test_a_cascade_of_clips(tmp_path: Path, stages: list[str]) -> None:
-    """The advice of the path, to take the decomposition downsampled, works on clips: in space, and in time."""
-    schedule = {"name": "progressive", "options": {"steps": [3, 2], "thresholds": 1.0}}
-    chosen = {"dataset": "moving_shapes", "backbone": {"name": "video_dit", "options": {**NETWORK, "token_grid": 4}}}
-    cascade = {
-        "path": "cascaded",
-        "stage_schedule": schedule,
-        **chosen,
-        "stages": stages,
-        "output": str(tmp_path / "r"),
-    }
-    with pytest.raises(CompositionError, match="--decomposition downsampled"):
-        dfm.train(**{**TINY, **cascade, "output": str(tmp_path / "run")})
-    model = dfm.train(**{**TINY, **cascade, "decomposition": "downsampled", "output": str(tmp_path / "run")})
-    *_, last = model.stream(2, seed=5)
-    assert last.preview().shape == (2, 3, *model.composition.config.stages[-1])
-    assert torch.equal(last.preview(), last.stages[1]), "the clip is the last stage"
-
-
-def test_clips_do_not_go_along_pyramids(tmp_path: Path) -> None:
-    clips = {"dataset": "moving_shapes", "backbone": "video_dit", "stages": ["4x8x8", "4x16x16"]}
-    with pytest.raises(CompositionError, match="expected images, .* for clips use --path straight or cascaded"):
-        dfm.train(**{**TINY, **clips, "path": "pyramidal", "output": str(tmp_path / "run")})
-
-
 @pytest.mark.parametrize("preset", ["pyramidal-flow", "dfm"])
 def test_an_image_s_bits_depend_on_its_number_only(tmp_path: Path, preset: str) -> None:
     """Also with the noise that enters where stages change."""

@@ -43,7 +43,7 @@ SIZES: tuple[tuple[Size, ...], ...] = (
 SMALL = Level({"preset": CHECK_DEFAULTS}, soft=True)
 """Default components that are smaller than a user's."""
 FRAMES = 3
-"""Of a component that takes clips alone: the same sizes, with so many frames."""
+"""Of a component that takes clips alone, or is told something of clips: the same sizes, with so many frames."""
 
 Partners = Mapping[str, object]
 """Kind -> a name, or a name and options, in the place of the default component."""
@@ -63,23 +63,28 @@ class SmallConfig:
 
     def __init__(self, subject: Subject, registry: Registry, folder: Path, partners: Partners) -> None:
         self._subject, self._registry, self._folder = subject, registry, folder
-        of_clips = getattr(subject.resolved.spec, "media", None) == {"video"}
-        self._frames = (FRAMES,) if of_clips else ()
-        self._partners = {**(_takers_of_clips(registry) if of_clips else {}), **partners}
+        self._given = partners
+        self._media = getattr(subject.resolved.spec, "media", frozenset({"image"}))
+        self._hold(clips=self._media == {"video"})
 
     def accepted(self) -> Parts:
-        """Find stages at which every part can be made. Raises LawBroken where each choice is refused."""
-        autoencoder = self._autoencoder()
+        """Find stages at which every part can be made: of images where possible, else of clips.
+
+        Raises LawBroken where each choice is refused.
+        """
         refusals: list[str] = []
-        for sizes in SIZES:
-            try:
-                return self._parts([pixel_size(autoencoder, (*self._frames, *size)) for size in sizes], {})
-            except PluginError:
-                raise
-            except UsageError as refusal:
-                refusals.append(str(refusal))
+        for clips in [False] * (self._media != {"video"}) + [True] * ("video" in self._media):
+            self._hold(clips)
+            autoencoder = self._autoencoder()
+            for sizes in SIZES:
+                try:
+                    return self._parts([pixel_size(autoencoder, (*self._frames, *size)) for size in sizes], {})
+                except PluginError:
+                    raise
+                except UsageError as refusal:
+                    refusals.append(str(refusal))
         raise LawBroken(
-            f"each of {len(SIZES)} choices of stages is refused, expected one to be accepted; the first refusal: "
+            f"each of {len(refusals)} choices of stages is refused, expected one to be accepted; the first refusal: "
             f"{refusals[0]}"
         )
 
@@ -102,6 +107,11 @@ class SmallConfig:
             f"{self._refusal(parts)}. No {KINDS[kind].title} of this installation fits: visit, or draw, other sets of "
             "stages, or ship one that fits"
         )
+
+    def _hold(self, clips: bool) -> None:
+        """Go on with images, or with clips of a few frames."""
+        self._frames = (FRAMES,) if clips else ()
+        self._partners = {**(_takers_of_clips(self._registry) if clips else {}), **self._given}
 
     def _refusal(self, parts: Parts) -> str:
         """What assembly says of a schedule and a sampler that do not fit."""

@@ -22,12 +22,15 @@ from dfm_plugins.paths.specs import SPECS, PyramidalOptions
 LAWS = {law.name: law for law in laws_of("path")}
 CASE = next(case for case in cases_of("path") if case.facts.num_stages == 2 and case.facts.whole_stages)
 FACTS: PathFacts = CASE.facts
+ACCEPTED = {"straight": 10, "cascaded": 6, "pyramidal": 5}
+"""Cases: of images all six, four (no residuals before another stage) and four; of clips four, two and one."""
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
 def test_paths_hold_the_laws(spec: object) -> None:
     results = check_component(spec)  # type: ignore[arg-type]
     assert {result.law: result.message for result in results if result.state != "held"} == {}
+    assert results[0].cases == ACCEPTED[spec.name]  # type: ignore[attr-defined]
 
 
 class Straight(StraightPath):
@@ -124,3 +127,10 @@ def test_a_broken_path_fails_its_law_only(broken: str) -> None:
 def test_a_path_that_accepts_no_schedule_fails() -> None:
     with pytest.raises(LawBroken, match="check_grid refuses"):
         LAWS["phases_begin_where_training_was"].check(Refusing(), *CASE.inputs)
+
+
+def test_the_straight_path_changes_nothing_between_phases() -> None:
+    path = Straight()
+    stages = (torch.ones(1, 1, 4, 4), torch.ones(1, 1, 8, 8))
+    phase = Phase(1, torch.tensor([0.9, 0.0]), torch.tensor([True, True]), torch.tensor([True, False]))
+    assert path.enter_phase(stages, phase, lambda _: torch.ones(1)) is stages

@@ -25,6 +25,11 @@ def facts(num_stages: int, finest: int = 8, scales: tuple[float, ...] | None = N
     return PathFacts(layout, scales or (1.0,) * num_stages, whole)
 
 
+def of_clips(*frames: int) -> PathFacts:
+    sizes = [(count, 8 << k, 8 << k) for k, count in enumerate(frames)]
+    return PathFacts(StageLayout(tuple(StageShape(size, (1, *size)) for size in sizes)), (1.0,) * len(frames), True)
+
+
 def pyramidal(num_stages: int, gamma: float = 1 / 3) -> Pyramidal:
     return Pyramidal(PyramidalOptions(gamma=gamma), facts(num_stages))
 
@@ -62,6 +67,12 @@ def test_block_noise_has_its_covariance(gamma: float) -> None:
     torch.testing.assert_close(maps.T @ maps, (1 + gamma) * torch.eye(16, dtype=torch.float64) - gamma * same)
 
 
+def test_block_noise_of_clips_is_that_of_their_frames() -> None:
+    g = torch.randn(2, 3, 5, 4, 8, generator=torch.Generator().manual_seed(0))
+    frames = torch.stack([block_noise(frame, 1 / 3) for frame in g.unbind(2)], 2)
+    assert torch.equal(block_noise(g, 1 / 3), frames)
+
+
 @pytest.mark.parametrize("gamma", [1 / 3, 0.1])
 @pytest.mark.parametrize(("num_stages", "k"), [(2, 1), (3, 1), (3, 2)])
 def test_renoised_noise_is_white_with_the_corrected_share(num_stages: int, k: int, gamma: float) -> None:
@@ -85,6 +96,7 @@ def test_renoised_noise_is_white_with_the_corrected_share(num_stages: int, k: in
         (facts(2, whole=False), "--decomposition downsampled"),
         (facts(2, scales=(1.0, 0.3)), "flow.standardize=false"),
         (PathFacts(StageLayout((facts(2).layout[0], facts(1, 16).layout[0])), (1.0, 1.0), True), "twice as high"),
+        (of_clips(4, 8), "equally many frames, got 4x8x8, 8x16x16; give every stage as many as the last"),
     ],
 )
 def test_stages_that_it_cannot_join_are_refused(wrong: PathFacts, message: str) -> None:
