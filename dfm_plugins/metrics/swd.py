@@ -79,7 +79,9 @@ class SlicedWassersteinDistance(Metric):
         """Mean over the levels, then each level; of the first n images where one set has more than the other."""
 
         def measure(samples: Features) -> Values:
-            levels = {f"swd_{name}": self._distance(reference[name], samples[name], name) for name in reference}
+            # Not in the order of either set: one that was stored comes back in another, and sums have an order.
+            names = [format_size(size) for size in self.levels]
+            levels = {f"swd_{name}": self._distance(reference[name], samples[name], name) for name in names}
             return {"swd": sum(levels.values()) / len(levels), **levels}
 
         return measure

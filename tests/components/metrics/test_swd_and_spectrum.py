@@ -83,6 +83,15 @@ def test_identical_sets_are_at_the_floor() -> None:
     assert floor < 0.6 * metric.against(features)(metric.features(batch_of(blurred(again, 2.0))))["swd"]
 
 
+def test_a_reference_that_was_stored_in_another_order_changes_no_bit() -> None:
+    metric = SlicedWassersteinDistance(SwdOptions(), MetricFacts((64, 64), 1))
+    images = torch.randn(8, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    reference, samples = (metric.features(batch_of(part)) for part in images.chunk(2))
+    found = metric.against(reference)(samples)
+    assert list(found.items()) == list(metric.against(dict(sorted(reference.items())))(samples).items())
+    assert list(found) == ["swd", "swd_64", "swd_32", "swd_16"]
+
+
 def test_worse_images_are_further_away() -> None:
     real, samples = smooth_images(128, 0), smooth_images(128, 1)
     for metric, name in ((swd(), "swd"), (SpectrumDistance(SpectrumOptions(), FACTS), "spectrum")):
