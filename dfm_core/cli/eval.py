@@ -196,7 +196,7 @@ def measure(
     with joined_world(resolve_device(device)) as world:
         if run is not None:
             model = load(run, device=str(world.device)).with_schedule(**schedule)
-            medium = measured_medium(model.composition.config.stages[-1])
+            medium = measured_medium(model.composition.generated_size)
         else:
             model, medium = None, "image" if settings.frames is None else "video"
         if not named:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from dfm_core.clips import DEFAULT_FRAME_RATE
 from dfm_core.errors import UsageError
 from dfm_core.evaluation.clip_sets import folder_clip_size, folder_clips
-from dfm_core.evaluation.evaluator import Evaluator, Metrics, Reference, reference_of_folder, reference_of_run
+from dfm_core.evaluation.evaluator import Evaluator, Metrics
 from dfm_core.evaluation.image_sets import FolderImages, Some, folder_images, folder_size
 from dfm_core.evaluation.measuring import MetricResult
+from dfm_core.evaluation.reference import Reference, View, reference_of_folder, reference_of_run
 from dfm_core.evaluation.reference_cache import ReferenceCache, default_cache
 from dfm_core.evaluation.run_samples import generate_samples
 from dfm_core.evaluation.sample_pictures import save_pictures
@@ -122,11 +125,12 @@ def evaluate_model(
 ) -> Evaluation:
     """Sample a model with every guidance weight, and measure. All processes of a world must call.
 
-    root: folder in which samples are kept; those that are there are not made again. Raises CompositionError for metrics
-    of images where the model makes clips, or the reverse.
+    root: folder in which samples are kept; those that are there are not made again. Where the model ends with a coarser
+    stage than its last, which another training goes on from, real images are shown at that stage, too. Raises
+    CompositionError for metrics of images where the model makes clips, or the reverse.
     """
     registry = registry or default_registry()
-    check_metrics_fit(settings.metrics, model.composition.config.stages[-1], registry)
+    check_metrics_fit(settings.metrics, model.composition.generated_size, registry)
     voice, sampling = voice or Voice(), model.composition.config.sampling
     reference = _reference_of_model(model, settings)
     evaluator = _evaluator(reference, settings, world, registry, voice)
@@ -175,9 +179,32 @@ def evaluate_folder(
 
 def _reference_of_model(model: Model, settings: EvaluationSettings) -> Reference:
     if settings.reference is None:
-        return reference_of_run(model.assembler, settings.split, settings.reference_num)
-    size = measured_size(model.composition.config.stages[-1])
-    return reference_of_folder(_folder(settings.reference, size, settings), settings.reference_num)
+        reference = reference_of_run(model.assembler, settings.split, settings.reference_num)
+    else:
+        size = measured_size(model.composition.config.stages[-1])
+        reference = reference_of_folder(_folder(settings.reference, size, settings), settings.reference_num)
+    return replace(reference, view=_view(model))
+
+
+def _view(model: Model) -> View | None:
+    """Real images as a model that ends with a coarser stage than the last has to make them."""
+    composition, number = model.composition, model.composition.generated_stages
+    if number == composition.num_stages:
+        return None
+    config = composition.config
+    described = {
+        "stages": [list(size) for size in config.stages[:number]],
+        "of": list(config.stages[-1]),
+        "decomposition": config.component("decomposition").model_dump(mode="json"),
+        "autoencoder": composition.space.autoencoder.key,
+    }
+    size = composition.generated_size
+
+    def show(images: Tensor) -> Tensor:
+        shown = model.recompose(model.decompose(images)[:number])
+        return shown.squeeze(2) if shown.ndim > 2 + len(measured_size(size)) else shown
+
+    return View(show, size, described)
 
 
 def _folder(folder: Path, size: Size, settings: EvaluationSettings, exact: bool = False) -> FolderImages:

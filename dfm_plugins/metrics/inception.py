@@ -12,7 +12,7 @@ from torch import Tensor
 from dfm_core.errors import UsageError
 from dfm_core.interfaces.metric import Features, ImageBatch, MetricFacts, Values
 from dfm_plugins.metrics.frames import as_frames, spread
-from dfm_plugins.metrics.frechet import FEATURES, Extractor, FeatureMetric, FrechetDistance
+from dfm_plugins.metrics.frechet import FEATURES, Extractor, FeatureMetric, FrechetDistance, most_kept
 from dfm_plugins.metrics.inception_network import FEATURES as DIMENSIONS
 from dfm_plugins.metrics.inception_network import FidInception
 from dfm_plugins.metrics.specs import FidOptions, FrameFidOptions, InceptionOptions, InceptionScoreOptions
@@ -132,7 +132,7 @@ class InceptionScore(FeatureMetric):
 
     def __init__(self, options: InceptionScoreOptions, facts: MetricFacts) -> None:
         super().__init__(options, facts, InceptionFeatures(options, facts, "is"))
-        self.resamples = options.resamples
+        self.resamples, self.kept_rows = options.resamples, most_kept(self.extractor)
 
     def against(self, reference: Features) -> Callable[[Features], Values]:
         """Score the samples alone."""

@@ -15,7 +15,8 @@ from dfm_core.errors import UsageError
 from dfm_core.interfaces.metric import Metric, MetricFacts
 from dfm_plugins.metrics.classifier import ClassifierFeatures, ClassifierFrechetDistance, shrunk, shuffled
 from dfm_plugins.metrics.frames import spread
-from dfm_plugins.metrics.frechet import Gaussian, frechet_distance, gaussian_of
+from dfm_plugins.metrics.frechet import gaussian_of
+from dfm_plugins.metrics.gaussians import Gaussian, frechet_distance
 from dfm_plugins.metrics.motion import MotionDistance
 from dfm_plugins.metrics.specs import ClassifierFrechetOptions, MotionOptions, SpectrumOptions, SwdOptions
 from dfm_plugins.metrics.spectrum import SpectrumDistance
