@@ -134,6 +134,11 @@ class InceptionScore(FeatureMetric):
         super().__init__(options, facts, InceptionFeatures(options, facts, "is"))
         self.resamples, self.kept_rows = options.resamples, most_kept(self.extractor)
 
+    @property
+    def variant(self) -> Mapping[str, str | int | float]:
+        """Beside the network, the number of splits."""
+        return {**super().variant, "splits": self.options.splits}
+
     def against(self, reference: Features) -> Callable[[Features], Values]:
         """Score the samples alone."""
         weight = self.extractor.network.fc.weight.double().cpu()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -31,6 +31,11 @@ class PrecisionRecall(FeatureMetric):
     def __init__(self, options: PrecisionRecallOptions, facts: MetricFacts) -> None:
         super().__init__(options, facts, make_extractor(options, facts))
         self.most_images = options.images
+
+    @property
+    def variant(self) -> Mapping[str, str | int | float]:
+        """Beside the network, the number of neighbours."""
+        return {**super().variant, "neighbours": self.options.neighbours}
 
     def against(self, reference: Features) -> Callable[[Features], Values]:
         """Find the radii of the reference; the function finds those of the samples."""

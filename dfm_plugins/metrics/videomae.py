@@ -29,11 +29,11 @@ class VideoMaeFeatures(Extractor):
         config = self.network.config
         self.dimensions, self._side = int(config.hidden_size), int(config.image_size)
         self._places = spread(facts.size[0], int(config.num_frames))
-        self._variant = folder_variant(folder, f"VideoMAE of {self.dimensions} features")
+        self._variant = folder_variant(folder, "VideoMAE", config) | {"frames a patch": int(config.tubelet_size)}
 
     @property
     def variant(self) -> Mapping[str, str | int | float]:
-        """Folder, digest of its weights, and what clips were made into."""
+        """Architecture, folder, digest of its weights, and what clips were made into."""
         return {**self._variant, "frames": len(self._places), "resolution": self._side}
 
     def __call__(self, batch: ImageBatch) -> Tensor:
