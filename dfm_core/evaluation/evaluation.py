@@ -11,9 +11,9 @@ from torch import Tensor
 
 from dfm_core.clips import DEFAULT_FRAME_RATE
 from dfm_core.errors import UsageError
-from dfm_core.evaluation.clip_sets import folder_clip_size, folder_clips
+from dfm_core.evaluation.clip_sets import folder_clip_size, folder_set
 from dfm_core.evaluation.evaluator import Evaluator, Metrics
-from dfm_core.evaluation.image_sets import FolderImages, Some, folder_images, folder_size
+from dfm_core.evaluation.image_sets import FolderImages, Some, folder_size
 from dfm_core.evaluation.measuring import MetricResult
 from dfm_core.evaluation.reference import Reference, View, reference_of_folder, reference_of_run
 from dfm_core.evaluation.reference_cache import ReferenceCache, default_cache
@@ -132,7 +132,7 @@ def evaluate_model(
     registry = registry or default_registry()
     check_metrics_fit(settings.metrics, model.composition.generated_size, registry)
     voice, sampling = voice or Voice(), model.composition.config.sampling
-    reference = _reference_of_model(model, settings)
+    reference = reference_of_model(model, settings)
     evaluator = _evaluator(reference, settings, world, registry, voice)
     rows = []
     for weight in settings.cfg or [sampling.cfg]:
@@ -177,7 +177,11 @@ def evaluate_folder(
     return Evaluation(reference.identity, [row])
 
 
-def _reference_of_model(model: Model, settings: EvaluationSettings) -> Reference:
+def reference_of_model(model: Model, settings: EvaluationSettings) -> Reference:
+    """Real images of the settings' folder, else of the data that the model's run names, as the model has to make them.
+
+    Raises DataError where there are none.
+    """
     if settings.reference is None:
         reference = reference_of_run(model.assembler, settings.split, settings.reference_num)
     else:
@@ -208,10 +212,7 @@ def _view(model: Model) -> View | None:
 
 
 def _folder(folder: Path, size: Size, settings: EvaluationSettings, exact: bool = False) -> FolderImages:
-    """The images or clips of a folder, as the size says."""
-    if measured_medium(size) == "image":
-        return folder_images(folder, measured_size(size), exact)
-    return folder_clips(folder, size, exact, settings.frame_rate)
+    return folder_set(folder, size, exact, settings.frame_rate)
 
 
 def _evaluator(

@@ -92,6 +92,10 @@ class Evaluator:
             raise DataError("no sample could be read, expected at least one")
         return features
 
+    @property
+    def _noun(self) -> str:
+        return PLURAL[measured_medium(self.reference.size)]
+
     def _check(self, samples: Dataset) -> None:
         for what, wanted, got in (
             ("pixels", tuple(self.facts.size), tuple(measured_size(samples.facts.size))),
@@ -117,7 +121,7 @@ class Evaluator:
         if place.name not in self._described:
             there = self._world.once(place.is_dir)
             if not there:
-                self._say(f"{name}: {len(indices)} reference {PLURAL[measured_medium(self.reference.size)]} …")
+                self._say(f"{name}: {len(indices)} reference {self._noun} …")
             found = self._load(description) if there else self._describe_reference(metric, indices, parts, description)
             self._described[place.name] = found
         return self._described[place.name]
@@ -132,7 +136,7 @@ class Evaluator:
         described = self._parts(metric, self.reference.dataset, indices, parts, self.reference.shown)
         found = gathered(metric, (first_rows(part, None) for part in described))
         if self._world.is_first and not found.rows:
-            raise DataError("no image of the reference could be read, expected at least one")
+            raise DataError(f"none of the reference's {self._noun} could be read, expected at least one")
         self._world.once(lambda: self._cache.store(description, found.tensors()))
         return found
 

@@ -19,7 +19,7 @@ from dfm_core.errors import DataError
 from dfm_core.images import image_endings, read_image, to_uint8
 from dfm_core.interfaces.dataset import Dataset, DatasetFacts, Sample
 from dfm_core.interfaces.metric import ImageBatch
-from dfm_core.media import measured_medium, measured_size
+from dfm_core.media import PLURAL, measured_medium, measured_size
 from dfm_core.stages import Size, format_size
 from dfm_core.training.data import UnreadableSamples, load_in_order
 
@@ -203,12 +203,13 @@ def _batch(
 
 
 class Some(Dataset):
-    """`count` images of a folder, spread evenly over it; None: all."""
+    """`count` images or clips of a folder, spread evenly over it; None: all."""
 
     def __init__(self, whole: FolderImages, count: int | None) -> None:
         super().__init__(whole.options, whole.facts)
         if count is not None and count > len(whole):
-            raise DataError(f"expected at least {count} images in {whole.options.path} (--num), got {len(whole)}")
+            noun = PLURAL[whole.medium]
+            raise DataError(f"expected at least {count} {noun} in {whole.options.path} (--num), got {len(whole)}")
         self.whole, self._count = whole, len(whole) if count is None else count
 
     @property

@@ -14,7 +14,7 @@ from dfm_core.errors import DataError
 from dfm_core.evaluation.image_sets import FolderImages, Shown, image_batches
 from dfm_core.interfaces.autoencoder import state_digest
 from dfm_core.interfaces.dataset import Dataset, Split
-from dfm_core.media import measured_size
+from dfm_core.media import PLURAL, measured_medium, measured_size
 from dfm_core.randomness import derive_generator
 from dfm_core.run_evaluation import fixed_choice
 from dfm_core.stages import Size
@@ -72,7 +72,8 @@ class Reference:
         """Plain data that differs where the images do: description, numbers, bits of some images."""
         batch = next(image_batches(self.dataset, self.indices[:PROBED], device=torch.device("cpu")), None)
         if batch is None:
-            raise DataError("none of the first images of the reference could be read")
+            noun = PLURAL[measured_medium(self.size)]
+            raise DataError(f"none of the first {noun} of the reference could be read")
         return {
             **self.described,
             **({} if self.view is None else {"shown as": dict(self.view.described)}),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dfm_core.errors import UsageError
 from dfm_core.interfaces.metric import Features, ImageBatch, MetricFacts, Values
-from dfm_plugins.metrics.frames import as_frames, spread
+from dfm_plugins.metrics.frames import as_frames, noun_of, spread
 from dfm_plugins.metrics.frechet import FEATURES, Extractor, FeatureMetric, FrechetDistance, most_kept
 from dfm_plugins.metrics.inception_network import FEATURES as DIMENSIONS
 from dfm_plugins.metrics.inception_network import FidInception
@@ -30,7 +30,7 @@ class InceptionFeatures(Extractor):
 
     def __init__(self, options: InceptionOptions, facts: MetricFacts, metric: str) -> None:
         if facts.channels not in (1, 3):
-            raise UsageError(f"metric {metric}: expected images of 1 or 3 channels, got {facts.channels}")
+            raise UsageError(f"metric {metric}: expected {noun_of(facts)} of 1 or 3 channels, got {facts.channels}")
         self.options, path = options, Path(options.path)
         network = empty_network()
         load_state(network, path, metric)

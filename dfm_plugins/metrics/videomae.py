@@ -23,9 +23,9 @@ class VideoMaeFeatures(Extractor):
 
     name = "videomae"
 
-    def __init__(self, options: FvdOptions, facts: MetricFacts) -> None:
+    def __init__(self, options: FvdOptions, facts: MetricFacts, metric: str) -> None:
         folder = Path(options.path)
-        self.network = load_pretrained(folder, "VideoMAEModel", "fvd").to(facts.device)
+        self.network = load_pretrained(folder, "VideoMAEModel", metric).to(facts.device)
         config = self.network.config
         self.dimensions, self._side = int(config.hidden_size), int(config.image_size)
         self._places = spread(facts.size[0], int(config.num_frames))

@@ -256,6 +256,7 @@ def test_laws_with_the_inception(name: str, files: dict[str, Path], small_incept
         ("clip_similarity", {"path": "nowhere"}, r"clip_similarity\.path: expected a folder"),
         ("clip_similarity", {"path": "x", "prompt": "cat"}, r"expected a text with one \{\} for the name"),
         ("precision_recall", {"network": "inception"}, "inception needs a path to its weights"),
+        ("precision_recall", {"network": "i3d"}, "i3d needs a path to its weights"),
         ("precision_recall", {"path": "x"}, "the classifier is trained on the reference and has no file"),
     ],
 )
@@ -277,6 +278,26 @@ def test_images_that_a_network_cannot_take(files: dict[str, Path]) -> None:
             create(name, MetricFacts((32, 32), 4), path=path)
     with pytest.raises(UsageError, match="the images have no classes"):
         create("clip_similarity", MetricFacts((32, 32), 3), path=files["clip"])
+
+
+@pytest.mark.parametrize(
+    ("size", "network", "message"),
+    [
+        (
+            (8, 32, 32),
+            "inception",
+            r"clips are measured, which network inception does not take; .*=classifier or i3d or",
+        ),
+        (
+            (32, 32),
+            "i3d",
+            r"images are measured, which network i3d does not take; .*=classifier or inception or dinov2",
+        ),
+    ],
+)
+def test_precision_and_recall_of_the_other_medium(size: tuple[int, ...], network: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        create("precision_recall", MetricFacts(size, 3), network=network, path="nowhere")
 
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
