@@ -46,6 +46,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("assembly",),
     ("training",),
     ("model", "step_memory", "plan", "run_evaluation", "run_processes", "run_status", "run_continuation"),
+    ("run_beginning",),
     ("runs", "run_list", "run_curves", "encoding"),
     ("curve_plots", "evaluation", "bench"),
     ("comparison",),

@@ -24,7 +24,7 @@ from dfm_core.latent_shards import write_json
 from dfm_core.media import PLURAL, check_metrics_fit, measured_medium, measured_size
 from dfm_core.model import Model
 from dfm_core.plugins.registry import Registry, default_registry
-from dfm_core.stages import Size
+from dfm_core.stages import Size, format_size
 from dfm_core.training.distributed import World
 
 RESULTS_FILE = "results.json"
@@ -133,6 +133,9 @@ def evaluate_model(
     check_metrics_fit(settings.metrics, model.composition.generated_size, registry)
     voice, sampling = voice or Voice(), model.composition.config.sampling
     reference = reference_of_model(model, settings)
+    if reference.view is not None:
+        stage = f"stage {model.composition.generated_stages} of {model.composition.num_stages}"
+        voice.say(f"this run ends with {stage}, {format_size(reference.size)} pixels: real images are shown at it, too")
     evaluator = _evaluator(reference, settings, world, registry, voice)
     rows = []
     for weight in settings.cfg or [sampling.cfg]:

@@ -42,7 +42,7 @@ def test_a_table_and_files(run: Path, dfm: Dfm) -> None:
         ["cfg_1.5", "fd"],
     ]
     assert "spectrum_4" in result.out
-    assert "network classifier of 8 classes, seed 0, accuracy" in result.out
+    assert "network classifier of 8 classes, resolution 64, seed 0, accuracy" in result.out
     assert "warning: fd: 20 samples for features of 64 dimensions" in result.err
     folder = run / "evaluation" / "0001"
     assert f"wrote {folder / 'results.json'}" in result.out

@@ -12,7 +12,7 @@ from PIL import Image
 
 import dfm_core as dfm
 from dfm_core.errors import CompositionError
-from dfm_core.evaluation.evaluation import EvaluationSettings, evaluate_model, reference_of_model
+from dfm_core.evaluation.evaluation import EvaluationSettings, Voice, evaluate_model, reference_of_model
 from dfm_core.evaluation.evaluator import Evaluator
 from dfm_core.evaluation.image_sets import folder_images, image_batches, rounded
 from dfm_core.evaluation.reference import reference_of_folder
@@ -62,8 +62,11 @@ def test_it_is_measured_at_the_size_that_it_makes(
 ) -> None:
     assert (first.composition.generated_stages, first.composition.generated_size) == (1, (8, 8))
     for reference in (None, photos):
-        evaluation = evaluate_model(first, tmp_path / "samples", replace(settings, reference=reference), World())
+        said: list[str] = []
+        asked, voice = replace(settings, reference=reference), Voice(say=said.append)
+        evaluation = evaluate_model(first, tmp_path / "samples", asked, World(), voice=voice)
         (row,) = evaluation.rows
+        assert said[0] == "this run ends with stage 1 of 2, 8 pixels: real images are shown at it, too"
         assert evaluation.reference["size"] == [8, 8]
         assert evaluation.reference["shown as"]["of"] == [16, 16]
         assert evaluation.reference["shown as"]["decomposition"]["name"] == "downsampled"
