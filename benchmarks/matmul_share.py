@@ -3,23 +3,24 @@
     python benchmarks/matmul_share.py --size S --batch 8 --steps 10
     python benchmarks/matmul_share.py --size S --batch 8 --steps 10 --threads 1 --compile
 
-Linear and attention FLOPs, backward included, over (step time × the best rate of a 1024×1024 product in this process).
-Products are timed before every step. The share is given twice: of whole steps (the best step against the best product,
-and the median over steps against the product just before), and of what remains of a step when a neighbour takes no
-time: each operation of each shape counted with its 10th percentile over all steps. On a machine that others use, the
-second says more. The table is the second, by part; it needs the profiler, whose own cost is in neither, and which does
-not see compiled kernels: with --compile there are whole steps only.
+Linear and attention FLOPs, backward included, over (step time × the rate of 1024×1024 products in this process). Steps
+and as much time of products take turns, and the products run twice in every round: the share is the median of the
+rounds' ratios. Beside it stands the share of the best single product's rate, which a neighbour lowers for a step of
+seconds and hardly ever for a product of milliseconds. The table is what remains of a step when a neighbour takes no
+time: each operation of each shape counted with its 10th percentile over all steps, against the best product. It needs
+the profiler, whose own cost is in no other number, and which does not see compiled kernels: with --compile there is no
+table.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
+from paired import ratio_of_times, taking_turns
 from step import Stepper, compose
 from torch.profiler import ProfilerActivity, profile
 
@@ -36,24 +37,27 @@ ELEMENTWISE = "modulation, gates, residuals, biases and the rest"
 
 
 class Products:
-    """Products of large matrices; the best rate so far."""
+    """Calls of `number` products of large matrices. best: FLOPs per second of the fastest of all."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
+        """Make as many as take about `seconds`."""
         generator = torch.Generator().manual_seed(0)
         self._factors = [torch.randn(PRODUCT, PRODUCT, generator=generator) for _ in range(2)]
         self._product = torch.empty(PRODUCT, PRODUCT)
-        self.best = 0.0
+        self.best, self.number = 0.0, 10
+        self()
+        self.number = max(1, round(seconds * self.best / (2 * PRODUCT**3)))
 
-    def measure(self, seconds: float = 0.3) -> float:
-        """FLOPs per second, the best of a few."""
-        best, deadline = float("inf"), time.perf_counter() + seconds
-        while time.perf_counter() < deadline:
+    @property
+    def flops(self) -> int:
+        """FLOPs of a call."""
+        return self.number * 2 * PRODUCT**3
+
+    def __call__(self) -> None:
+        for _ in range(self.number):
             start = time.perf_counter()
             torch.mm(*self._factors, out=self._product)
-            best = min(best, time.perf_counter() - start)
-        rate = 2 * PRODUCT**3 / best
-        self.best = max(self.best, rate)
-        return rate
+            self.best = max(self.best, 2 * PRODUCT**3 / (time.perf_counter() - start))
 
 
 def part_of(name: str, shapes: list[list[int]], heads: int) -> str:
@@ -94,32 +98,28 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    device, products = torch.device("cpu"), Products()
+    device = torch.device("cpu")
     backbone = {"name": "dit", "options": {"size": arguments.size, "depth": arguments.depth}}
     stepper = Stepper(compose("laplacian", [16, 32], backbone, device), arguments.batch, (32, 32), device)
     flops, heads = stepper.flops(), stepper.heads()
     if arguments.compile:
         stepper.compile()
-    stepper(), stepper()
-    rates, times, profiles = [], [], []
+    products = Products(min(taking_turns({"step": stepper}, 3)["step"]))
+    calls = {"products": products, "step": stepper, "products again": products}
+    times = taking_turns(calls, arguments.steps)
+    print(f"{torch.get_num_threads()} threads; a step {flops / 1e9:.1f} GFLOP, of products {products.flops / 1e9:.1f}")
+    print(f"products over themselves: {ratio_of_times(times['products again'], times['products'])}")
+    share = ratio_of_times(times["products"], times["step"]) / (products.flops / flops)
+    print(f"share of the rate of products: {share}")
+    best = flops / min(times["step"]) / products.best
+    print(f"best step against best single product ({products.best / 1e9:.1f} GFLOP/s): {best:.3f}")
+    if arguments.compile:
+        return
+    profiles = []
     for _ in range(arguments.steps):
-        rates.append(products.measure())
-        start = time.perf_counter()
-        stepper()
-        times.append(time.perf_counter() - start)
-        if arguments.compile:
-            continue
         with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
             stepper()
         profiles.append(profiled)
-    paired = statistics.median(flops / (taken * rate) for taken, rate in zip(times, rates, strict=True))
-    print(
-        f"{torch.get_num_threads()} threads; best product {products.best / 1e9:.1f} GFLOP/s; a step {flops / 1e9:.1f}"
-    )
-    print(f"share, best step against best product: {flops / min(times) / products.best:.3f} ({min(times):.3f} s)")
-    print(f"share, median of steps against the product before each: {paired:.3f}")
-    if arguments.compile:
-        return
     parts = quiet_times(profiles, arguments.steps, heads)
     quiet = sum(parts.values())
     print(f"share, operations at their 10th percentiles: {flops / quiet / products.best:.3f} ({quiet:.3f} s)")

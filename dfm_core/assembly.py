@@ -17,7 +17,7 @@ from dfm_core.interfaces.backbone import Backbone, BackboneFacts
 from dfm_core.interfaces.dataset import Dataset, DatasetFacts, Split
 from dfm_core.interfaces.decomposition import Decomposition, DecompositionFacts
 from dfm_core.interfaces.path import PathFacts, ProbabilityPath
-from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageSchedule, StageScheduleFacts
+from dfm_core.interfaces.stage_schedule import StageSchedule, StageScheduleFacts
 from dfm_core.interfaces.timestep_sampler import TimestepSampler, TimestepSamplerFacts
 from dfm_core.latent_sizes import latent_sizes, pixel_size
 from dfm_core.media import PLURAL, check_media, holds_clips, is_image_as_clip
@@ -25,6 +25,7 @@ from dfm_core.plugins.kinds import KINDS, RUN_KINDS
 from dfm_core.plugins.registry import OBJECT_PREFIX
 from dfm_core.preconditioning import VelocityModel
 from dfm_core.randomness import derive_seed
+from dfm_core.schedule_coverage import check_schedule
 from dfm_core.specialisation import specialised
 from dfm_core.stage_space import StageSpace, StageStatistics, estimate_statistics
 from dfm_core.stages import StageLayout, format_size
@@ -166,7 +167,7 @@ class Assembler:
         scales = statistics.scales(standardize)
         path = self.path(decomposition, scales)
         path.check_grid(grid)
-        check_schedule(self, grid, sampler, sigmas)
+        check_schedule(self.config, self.registry, grid, sampler, sigmas)
         self.batch_shares(sampler)
         model = VelocityModel(self.backbone(layout, data), self.config.flow.preconditioning, sigmas, path).to(device)
         space = StageSpace(autoencoder, decomposition, scales)
@@ -224,58 +225,3 @@ def check_latents(data: DataDescription, autoencoder: Autoencoder, decomposition
 def stage_layout(decomposition: Decomposition) -> StageLayout:
     """Layout of a decomposition at the size that it was built for."""
     return decomposition.layout((decomposition.facts.channels, *decomposition.facts.stage_sizes[-1]))
-
-
-def unseen_stage_sets(grid: ScheduleGrid, sampler: TimestepSampler) -> list[tuple[bool, ...]]:
-    """Return the sets of visible stages that the schedule visits, and no training has drawn."""
-    return _in_order(_undrawn(grid, sampler) - sampler.trained_before())
-
-
-def stage_sets_of_another_training(grid: ScheduleGrid, sampler: TimestepSampler) -> list[tuple[bool, ...]]:
-    """Return the sets that the schedule visits, and that only the training of the weights it begins with has drawn."""
-    return _in_order(_undrawn(grid, sampler) & sampler.trained_before())
-
-
-def _undrawn(grid: ScheduleGrid, sampler: TimestepSampler) -> set[tuple[bool, ...]]:
-    seen = {stages for stages, probability in sampler.visible_probabilities().items() if probability > 0}
-    return {tuple(row) for row in grid.visible.tolist()} - seen
-
-
-def _in_order(sets: set[tuple[bool, ...]]) -> list[tuple[bool, ...]]:
-    return sorted(sets, key=lambda stages: (sum(stages), stages[::-1]))
-
-
-def check_schedule(
-    assembler: Assembler,
-    grid: ScheduleGrid,
-    sampler: TimestepSampler,
-    sigmas: tuple[float, ...],
-    name: str | None = None,
-) -> None:
-    """Raise CompositionError if generation would visit what training never saw, naming schedules that fit.
-
-    name: of the schedule, where it is another than the config's.
-    """
-    unseen = unseen_stage_sets(grid, sampler)
-    if not unseen:
-        return
-    fitting = fitting_schedules(assembler.registry, sampler, StageScheduleFacts(len(sigmas), sigmas))
-    sets = "; ".join("+".join(str(i + 1) for i, seen in enumerate(stages) if seen) for stages in unseen)
-    asked = name or assembler.config.component("stage_schedule").name
-    raise CompositionError(
-        f"schedule {asked!r} shows the network stages {sets} together, which timestep sampler "
-        f"{assembler.config.component('timestep_sampler').name!r} never draws in training; "
-        + (f"schedules that fit: {', '.join(fitting)} (--schedule)" if fitting else "use another timestep sampler")
-    )
-
-
-def fitting_schedules(registry: Registry, sampler: TimestepSampler, facts: StageScheduleFacts) -> list[str]:
-    """Names of the schedules that with their default options visit only what the sampler draws."""
-
-    def fits(name: str) -> bool:
-        try:
-            return not unseen_stage_sets(registry.create("stage_schedule", name, {}, facts).grid(), sampler)
-        except Exception:  # one that needs options, or that is broken, is nothing to suggest
-            return False
-
-    return [name for name in registry.names("stage_schedule") if fits(name)]

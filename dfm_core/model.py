@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dfm_core.assembly import Assembler, Objects, check_schedule
+from dfm_core.assembly import Assembler, Objects
 from dfm_core.composition import Composition, check_autoencoder, data_from_snapshot, snapshot
 from dfm_core.config.plugin_files import with_plugin_files
 from dfm_core.config.resolve import missing_kinds
@@ -27,6 +27,7 @@ from dfm_core.generation import GenerationStep, Guidance, generate_images
 from dfm_core.interfaces.stage_schedule import StageScheduleFacts
 from dfm_core.plugins.kinds import RUN_KINDS
 from dfm_core.plugins.registry import OBJECT_PREFIX, Registry, default_registry
+from dfm_core.schedule_coverage import check_schedule
 from dfm_core.solvers import make_solver
 from dfm_core.stages import Stages
 from dfm_core.training.checkpoint import FOLDER, checkpoint_name, load_newest, open_checkpoint
@@ -81,7 +82,7 @@ class Model:
         schedule = registry.create("stage_schedule", choice.name, merged, facts)
         grid = schedule.grid()
         composition.model.path.check_grid(grid)
-        check_schedule(self.assembler, grid, composition.timestep_sampler, sigmas, choice.name)
+        check_schedule(composition.config, registry, grid, composition.timestep_sampler, sigmas, choice.name)
         changed = dataclasses.replace(composition, schedule=schedule, grid=grid)
         return Model(changed, self.assembler, ComponentChoice(name=choice.name, options=merged))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from dfm_core.assembly import Assembler, check_latents, check_schedule, stage_layout
+from dfm_core.assembly import Assembler, check_latents, stage_layout
 from dfm_core.composition import DataDescription, check_other_sizes
 from dfm_core.config.run_config import RunConfig
 from dfm_core.config.settings import TrainingSettings
@@ -17,6 +17,7 @@ from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageScheduleFacts
 from dfm_core.interfaces.timestep_sampler import TimestepSampler, TimestepSamplerFacts
 from dfm_core.network_facts import expected, meta_batch
 from dfm_core.plugins.kinds import RUN_KINDS
+from dfm_core.schedule_coverage import check_schedule
 from dfm_core.stages import StageLayout, format_size
 from dfm_core.step_memory import measure_step
 from dfm_core.training.distributed import World
@@ -120,5 +121,5 @@ def plan_generation(assembler: Assembler, layout: StageLayout) -> tuple[Schedule
     sigmas = (1.0,) * len(layout)
     grid: ScheduleGrid = assembler.make("stage_schedule", StageScheduleFacts(len(layout), sigmas)).grid()
     sampler: TimestepSampler = assembler.make("timestep_sampler", TimestepSamplerFacts(len(layout), grid))
-    check_schedule(assembler, grid, sampler, sigmas)
+    check_schedule(assembler.config, assembler.registry, grid, sampler, sigmas)
     return grid, sampler

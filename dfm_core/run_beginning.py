@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dfm_core.assembly import stage_sets_of_another_training
 from dfm_core.composition import Composition, DataDescription
 from dfm_core.errors import CheckpointError, CompositionError
 from dfm_core.model import read_weights
+from dfm_core.schedule_coverage import stage_sets_of_another_training
 from dfm_core.solvers import make_solver
 from dfm_core.training.progress import Reporter
 

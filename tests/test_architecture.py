@@ -42,7 +42,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "network_facts",
     ),
     ("clip_plots",),
-    ("devices", "composition", "media"),
+    ("devices", "composition", "media", "schedule_coverage"),
     ("assembly",),
     ("training",),
     ("model", "step_memory", "plan", "run_evaluation", "run_processes", "run_status", "run_continuation"),

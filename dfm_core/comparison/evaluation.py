@@ -68,10 +68,8 @@ class Measurer:
         _ = self._evaluator
 
     def measure(self, variant: str, seed: int, rate: float | None, point: Point, weight: float) -> None:
-        """Measure a variant's model after `point`, unless that was done."""
+        """Measure a variant's model after `point`."""
         file = result_file(self._folder, variant, seed, rate, point, weight)
-        if file.is_file():
-            return
         at = "" if rate is None else f", learning rate {rate:g}"
         self._say(f"measuring {variant}: seed {seed}{at}, step {point.step}, cfg {weight:g}")
         settings, config = self._plan.settings.evaluation, self._plan.variants[variant].config

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dfm_core.comparison.budget import Point
 from dfm_core.comparison.evaluation import Measurer, read_results, result_file
 from dfm_core.comparison.plan import Plan
 from dfm_core.comparison.training import has_diverged, train_variant, training_folder
@@ -80,9 +81,15 @@ class Comparison:
             rate = self.rate(variant)
         except UsageError:
             return True
-        points, weights = self.plan.schedules[variant].points, self.plan.weights(variant)
-        files = (result_file(self.folder, variant, seed, rate, *at) for at in itertools.product(points, weights))
-        return not all(file.is_file() for file in files)
+        return bool(self._missing(variant, seed, rate))
+
+    def _missing(
+        self, variant: str, seed: int, rate: float | None, only_last: bool = False
+    ) -> list[tuple[Point, float]]:
+        """The points and guidance weights at which a training is not measured yet."""
+        points = self.plan.schedules[variant].points[-1 if only_last else 0 :]
+        wanted = itertools.product(points, self.plan.weights(variant))
+        return [at for at in wanted if not result_file(self.folder, variant, seed, rate, *at).is_file()]
 
     def _choose_rate(self, variant: str) -> float | None:
         if self.plan.rates != (None,):
@@ -92,13 +99,15 @@ class Comparison:
         return self.rate(variant)
 
     def _train_and_measure(self, variant: str, seed: int, rate: float | None, only_last: bool = False) -> None:
+        """Train and measure what is missing; where all is measured, the runs may be gone."""
+        missing = self._missing(variant, seed, rate, only_last)
         training = training_folder(self.folder, self.plan, variant, seed, rate)
-        if not train_variant(training, self.plan, variant, seed, rate, self._registry, self._make_reporter, self._say):
+        if not missing or not train_variant(
+            training, self.plan, variant, seed, rate, self._registry, self._make_reporter, self._say
+        ):
             return
-        points = self.plan.schedules[variant].points
-        for point in points[-1:] if only_last else points:
-            for weight in self.plan.weights(variant):
-                self._measurer.measure(variant, seed, rate, point, weight)
+        for point, weight in missing:
+            self._measurer.measure(variant, seed, rate, point, weight)
 
     def _score(self, variant: str, rate: float | None) -> float | None:
         """The first metric at the end, small ones good: infinite if it diverged, None if it is not known yet."""

@@ -59,7 +59,8 @@ class Learner:
         """
         self._module, self._objective = module.to(device), objective
         self._settings, self._device, self._seed, self._world = settings, device, seed, world
-        self._sharing = share(module, blocks, settings, world)
+        self._dtype = execution.autocast_dtype(settings.precision, device)
+        self._sharing = share(module, blocks, settings, world, self._dtype)
         named = trainable_parameters(module)
         self._names, self._parameters = list(named), list(named.values())
         groups = (parameter_groups or {}).items()
@@ -67,7 +68,6 @@ class Learner:
         self._group_norms: dict[str, Tensor] = {}
         self._optimizer = build_optimizer(self._parameters, settings)
         self._ema = ExponentialMovingAverage(module, settings.ema_decay)
-        self._dtype = execution.autocast_dtype(settings.precision, device)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -74,17 +74,25 @@ class Sharded(Sharing):
     and numbers of different parameters are added without any error; so who left out what is noted and compared. Rows of
     different lengths end a process at once; so where samples may go different ways (`splits_batch`), what ran is
     compared before.
+
+    gathered_as: type in which the weights of blocks travel (None: as they are stored), that of autocast. Gradients
+    travel and are added in float32.
     """
 
-    def __init__(self, module: nn.Module, blocks: Sequence[nn.Module], world: World) -> None:
+    def __init__(
+        self, module: nn.Module, blocks: Sequence[nn.Module], world: World, gathered_as: torch.dtype | None = None
+    ) -> None:
         from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import FSDPModule, fully_shard
+        from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
         # The velocities may be views of the last layer's output; nothing changes them in place.
         warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module \(.*\) returned a view tensor")
         mesh = init_device_mesh(world.device.type, (world.size,))
-        for unit in (*blocks, module):
-            fully_shard(unit, mesh=mesh)
+        # Autocast would convert the weights of each product all the same: so half as much is sent.
+        narrow = MixedPrecisionPolicy(gathered_as, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        for block in blocks:
+            fully_shard(block, mesh=mesh, mp_policy=narrow if gathered_as else MixedPrecisionPolicy())
+        fully_shard(module, mesh=mesh)
         self._units = [unit for unit in module.modules() if isinstance(unit, FSDPModule)]
         self._parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self._world = world
@@ -147,17 +155,24 @@ def _different_layers(step: int, index: int, other: list[list[str]], reference: 
     )
 
 
-def share(module: nn.Module, blocks: Sequence[nn.Module], settings: TrainingSettings, world: World) -> Sharing:
+def share(
+    module: nn.Module,
+    blocks: Sequence[nn.Module],
+    settings: TrainingSettings,
+    world: World,
+    autocast_dtype: torch.dtype | None = None,
+) -> Sharing:
     """Prepare `module` in place for training: activation checkpointing, compilation, the other processes.
 
-    blocks: its repeated parts, the units of all three. Optimiser and averages are made after this.
+    blocks: its repeated parts, the units of all three. autocast_dtype: that of every forward pass, None for none.
+    Optimiser and averages are made after this.
     """
     recompute_activations(blocks, settings.checkpointing)
     if settings.compile:
         _compile(module, blocks, world)
     if world.size == 1:
         return Sharing()
-    return Sharded(module, blocks, world) if settings.parallel == "fsdp" else Replicated(module)
+    return Sharded(module, blocks, world, autocast_dtype) if settings.parallel == "fsdp" else Replicated(module)
 
 
 def _compile(module: nn.Module, blocks: Sequence[nn.Module], world: World) -> None:

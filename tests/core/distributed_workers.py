@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import math
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,10 +130,13 @@ def three_steps(world: World, _folder: Path) -> dict[tuple[Any, ...], list[float
     return found
 
 
-def changed(world: World, **changes: Any) -> dict[str, float]:
-    """Difference that settings make to the gradient of one process in eager float32, after an evaluation."""
+def changed(world: World, alone_too: Mapping[str, Any] | None = None, **changes: Any) -> dict[str, float]:
+    """Difference that settings make to the gradient of one process in eager float32, after an evaluation.
+
+    alone_too: those that the one process has as well.
+    """
     found, case = {}, make_case(torch.float32, "sample")
-    alone = case.learner(ALONE, 2)
+    alone = case.learner(ALONE, 2, **(alone_too or {}))
     alone._accumulate(0, case.batch)
     for parallel in PARALLEL:
         together = case.learner(world, 1, parallel=parallel, **changes)
@@ -172,8 +175,26 @@ def few_rows(world: World, _folder: Path) -> list[bool]:
 
 
 def in_bfloat16(world: World, _folder: Path) -> dict[str, float]:
-    """Under autocast."""
+    """Under autocast, against float32."""
     return changed(world, precision="bfloat16")
+
+
+def both_in_bfloat16(world: World, _folder: Path) -> dict[str, float]:
+    """Under autocast, against one process under autocast."""
+    return changed(world, {"precision": "bfloat16"}, precision="bfloat16")
+
+
+def what_blocks_gather(world: World, _folder: Path) -> dict[str, list[torch.dtype]]:
+    """Types of a block's weights while it runs and between steps, and of their gradients."""
+    case = make_case(torch.float32, "sample")
+    learner = case.learner(world, 1, parallel="fsdp", precision="bfloat16")
+    block: nn.Module = learner._module.shardable_blocks()[0]  # type: ignore[operator]
+    inside: list[torch.dtype] = []
+    block.register_forward_pre_hook(lambda *_: inside.extend({p.dtype for p in block.parameters()}))
+    learner._accumulate(0, case.part(world))
+    stored = list(block.parameters())
+    gradients = {p.grad.dtype for p in stored if p.grad is not None}
+    return {"inside": inside, "stored": list({p.dtype for p in stored}), "gradients": list(gradients)}
 
 
 def compiled(world: World, _folder: Path) -> dict[str, float]:

@@ -17,6 +17,8 @@ CHECKS = [
     workers.gradients,
     workers.three_steps,
     workers.in_bfloat16,
+    workers.both_in_bfloat16,
+    workers.what_blocks_gather,
     workers.stop_and_go,
     workers.without_blocks,
     workers.few_rows,
@@ -125,6 +127,17 @@ def test_unequal_layers_are_caught_before_they_end_a_process(told: dict[str, lis
 def test_in_bfloat16(told: dict[str, list[Any]]) -> None:
     for differences in told["in_bfloat16"]:
         assert 1e-5 < min(differences.values()) <= max(differences.values()) < 0.02, differences
+
+
+def test_in_bfloat16_as_one_process_in_bfloat16(told: dict[str, list[Any]]) -> None:
+    for differences in told["both_in_bfloat16"]:
+        assert max(differences.values()) <= TOLERANCE[torch.float32], differences
+
+
+def test_sharded_weights_travel_in_the_type_of_autocast(told: dict[str, list[Any]]) -> None:
+    for found in told["what_blocks_gather"]:
+        expected = {"inside": [torch.bfloat16], "stored": [torch.float32], "gradients": [torch.float32]}
+        assert found == expected, found
 
 
 @pytest.mark.slow

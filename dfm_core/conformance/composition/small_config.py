@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from dfm_core.assembly import Assembler, check_schedule, stage_layout, unseen_stage_sets
+from dfm_core.assembly import Assembler, stage_layout
 from dfm_core.config.resolve import CHECK_DEFAULTS, ConfigRequest, Level, resolve_config
 from dfm_core.config.run_config import RunConfig
 from dfm_core.config.yaml_text import read_mapping
@@ -24,6 +24,7 @@ from dfm_core.media import media_of
 from dfm_core.plugins.kinds import KINDS, RUN_KINDS
 from dfm_core.plugins.registry import Registry
 from dfm_core.runs import describe_data
+from dfm_core.schedule_coverage import check_schedule, unseen_stage_sets
 from dfm_core.stages import Size
 
 STEPS = 30
@@ -106,7 +107,7 @@ class SmallConfig:
         """What assembly says of a schedule and a sampler that do not fit."""
         sigmas = (1.0,) * parts.grid.num_stages
         try:
-            check_schedule(Assembler(parts.config, self._registry), parts.grid, parts.sampler, sigmas)
+            check_schedule(parts.config, self._registry, parts.grid, parts.sampler, sigmas)
         except CompositionError as error:
             return str(error)
         return "assembly accepts a schedule that visits what training never draws"

@@ -11,11 +11,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from dfm_core.assembly import unseen_stage_sets
 from dfm_core.errors import ConfigError
 from dfm_core.interfaces.stage_schedule import ScheduleGrid, StageScheduleFacts
 from dfm_core.interfaces.timestep_sampler import TimestepSamplerFacts
 from dfm_core.plugins import Options
+from dfm_core.schedule_coverage import unseen_stage_sets
 from dfm_plugins.stage_schedules import progressive as progressive_schedule
 from dfm_plugins.stage_schedules import simultaneous as simultaneous_schedule
 from dfm_plugins.stage_schedules import specs as schedule_specs
