@@ -60,6 +60,16 @@ class Composition:
         return len(self.layout)
 
     @property
+    def generated_stages(self) -> int:
+        """How many stages a generation ends with: all, unless they are left to another training (cascaded models)."""
+        return int(self.grid.visible[-1].nonzero().max()) + 1
+
+    @property
+    def generated_size(self) -> Size:
+        """Height × width of what is generated, of clips frames × height × width."""
+        return self.config.stages[self.generated_stages - 1]
+
+    @property
     def device(self) -> torch.device:
         """Where the network lies."""
         return self.model.stage_sigmas.device

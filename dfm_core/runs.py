@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING
 
 from dfm_core.assembly import Assembler, Objects
 from dfm_core.composition import Composition, DataDescription, check_autoencoder, data_from_snapshot, snapshot
-from dfm_core.errors import CheckpointError, CompositionError, DataError, UsageError
+from dfm_core.errors import DataError, UsageError
 from dfm_core.interfaces.dataset import Dataset
-from dfm_core.model import read_weights
 from dfm_core.network_facts import parameter_groups, training_flops
+from dfm_core.run_beginning import check_sampling, check_self_contained, initialise_from
 from dfm_core.run_continuation import check_same_data, continue_elsewhere, new_output
 from dfm_core.run_evaluation import SkippedSamples, save_sample_grid, statistics_batches, validation
 from dfm_core.run_processes import check_data, compose_alike, joined_processes, newest_checkpoint, reporter_of
 from dfm_core.run_status import check_not_training, recorded_status
-from dfm_core.schedule_coverage import stage_sets_of_another_training
-from dfm_core.solvers import make_solver
 from dfm_core.stages import format_size
 from dfm_core.training.checkpoint import Checkpoint
 from dfm_core.training.data import SKIPPED_SHORT, BatchStream
@@ -154,16 +152,6 @@ def _fresh_parts(world: World, assembler: Assembler, reporter: Reporter) -> tupl
     return dataset, composition, skipped
 
 
-def check_sampling(config: RunConfig, data: DataDescription) -> None:
-    """Raise UsageError for sampling settings that would stop the run only at its first sample grid."""
-    make_solver(config.sampling.solver)
-    if config.sampling.cfg != 1 and not data.classes:
-        raise CompositionError(
-            f"sampling.cfg={config.sampling.cfg:g} asks for guidance, which needs labels, and the data has none: "
-            "set sampling.cfg=1, or use labelled data (a folder with a sub-folder for each class)"
-        )
-
-
 def _train(
     world: World,
     run: RunDirectory,
@@ -233,36 +221,6 @@ def count_flops(composition: Composition, warn: Callable[[str], None]) -> int | 
         reason = str(error).strip().partition("\n")[0]
         warn(f"the network's FLOPs cannot be counted ({reason}), so its utilisation is not logged")
         return None
-
-
-def check_self_contained(composition: Composition) -> None:
-    """Raise CompositionError for a run that leaves some of what generation shows to the weights it begins with."""
-    left = stage_sets_of_another_training(composition.grid, composition.timestep_sampler)
-    if left:
-        sets = "; ".join("+".join(str(index + 1) for index, seen in enumerate(stages) if seen) for stages in left)
-        raise CompositionError(
-            f"this run does not train stages {sets}: it goes on from weights that know them; give --init-from RUN"
-        )
-
-
-def initialise_from(composition: Composition, source: Path, reporter: Reporter | None = None) -> None:
-    """Copy the averaged weights of another run or exported model wherever name and shape agree.
-
-    Raises CheckpointError if that covers less than half of the network.
-    """
-    _, weights = read_weights(source)
-    own = composition.model.backbone.state_dict()
-    renamed = composition.model.backbone.initial_weights(weights)
-    fitting = {name: weight for name, weight in renamed.items() if name in own and own[name].shape == weight.shape}
-    taken, whole = (sum(tensor.numel() for tensor in tensors.values()) for tensors in (fitting, own))
-    if taken < whole / 2:
-        raise CheckpointError(
-            f"{source}: of this network's {whole} numbers only {taken} have a counterpart there of the same name and "
-            "shape, expected at least half; use the same backbone and options"
-        )
-    composition.model.backbone.load_state_dict(fitting, strict=False)
-    if reporter is not None:
-        reporter.say(f"began with {len(fitting)} of {len(own)} tensors from {source}")
 
 
 def default_name(config: RunConfig) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,15 +12,17 @@ import typer
 
 from dfm_core.cli.command import Json, command
 from dfm_core.cli.encode import ignore
+from dfm_core.cli.eval_metrics import check_metrics, read_metrics, suited
+from dfm_core.cli.eval_report import report, reporter
 from dfm_core.cli.flags import warn_of_thresholds
 from dfm_core.cli.interrupt import INTERRUPTED, termination_as_interrupt
 from dfm_core.cli.launch import Nproc, is_first_process, is_launcher, launch
 from dfm_core.cli.numbers import read_counts, read_numbers
-from dfm_core.cli.output import info, print_json, print_table, warning
-from dfm_core.errors import ConfigError, UsageError
+from dfm_core.cli.output import info, warning
+from dfm_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from dfm_core.evaluation.evaluation import EvaluatedSamples, Evaluation, EvaluationSettings
+    from dfm_core.evaluation.evaluation import Evaluation, EvaluationSettings
 
 DEFAULT_NUM = 1000
 
@@ -126,43 +127,6 @@ def evaluate(
         report(folder, evaluation, time.perf_counter() - begin, json)
 
 
-def read_metrics(names: str | None, settings: Sequence[str]) -> dict[str, dict[str, object]]:
-    """Read --metrics and the METRIC.OPTION=VALUE of --set, values as YAML. Raises ConfigError.
-
-    names: None names the defaults of images and those of clips: see `suited`.
-    """
-    from dfm_core.config.yaml_text import parse_yaml
-    from dfm_core.evaluation.defaults import default_metrics
-
-    listed = (
-        default_metrics(medium=None) if names is None else [name.strip() for name in names.split(",") if name.strip()]
-    )
-    options: dict[str, dict[str, object]] = {name: {} for name in listed}
-    if not options:
-        raise UsageError(f"--metrics: expected names separated by commas, got {names!r}")
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        metric, _, option = key.rpartition(".")
-        if not equals or metric not in options or not option:
-            raise ConfigError(
-                f"--set {setting!r}: expected METRIC.OPTION=VALUE with one of the metrics {', '.join(options)}"
-            )
-        options[metric][option] = parse_yaml(text, f"--set {setting!r}")
-    return options
-
-
-def suited(metrics: Mapping[str, Mapping[str, object]], medium: str) -> dict[str, dict[str, object]]:
-    """Those of some default metrics that measure a medium. Raises ConfigError for options of another."""
-    from dfm_core.evaluation.defaults import default_metrics
-    from dfm_core.media import PLURAL
-
-    fitting = default_metrics(medium=medium)
-    for name, options in metrics.items():
-        if options and name not in fitting:
-            raise ConfigError(f"--set {name}.{next(iter(options))}: metric {name!r} does not measure {PLURAL[medium]}")
-    return {name: dict(metrics[name]) for name in fitting}
-
-
 def read_weights(text: str | None) -> list[float] | None:
     """Read guidance weights, each once. Raises UsageError."""
     weights = read_numbers(text, "--cfg")
@@ -196,7 +160,7 @@ def measure(
     with joined_world(resolve_device(device)) as world:
         if run is not None:
             model = load(run, device=str(world.device)).with_schedule(**schedule)
-            medium = measured_medium(model.composition.config.stages[-1])
+            medium = measured_medium(model.composition.generated_size)
         else:
             model, medium = None, "image" if settings.frames is None else "video"
         if not named:
@@ -214,64 +178,9 @@ def measure(
     return folder, evaluation
 
 
-def check_metrics(metrics: Mapping[str, Mapping[str, object]]) -> None:
-    """Raise for unknown metrics and wrong options, before anything is sampled."""
-    from dfm_core.plugins.factory import validate_options
-    from dfm_core.plugins.registry import default_registry
-
-    for name, options in metrics.items():
-        validate_options(default_registry().get("metric", name), options, name)
-
-
-def reporter(say: Callable[[str], None], noun: str) -> Callable[[int, int], None]:
-    """Return a function that tells how far the sampling of this process is, at most every few seconds.
-
-    noun: what is made, "images" or "clips".
-    """
-    told = time.perf_counter()
-
-    def report(made: int, total: int) -> None:
-        nonlocal told
-        now = time.perf_counter()
-        if now - told > 5 or made == total:
-            told = now
-            say(f"{made} of {total} {noun}")
-
-    return report
-
-
 def unused_folder(root: Path) -> Path:
     """First number that no folder below `root` has: root/0001, root/0002, …"""
     number = 1
     while (root / f"{number:04d}").exists():
         number += 1
     return root / f"{number:04d}"
-
-
-def report(folder: Path, evaluation: Evaluation, seconds: float, json: bool) -> None:
-    """Print the results and where they lie."""
-    for message in dict.fromkeys(text for row in evaluation.rows for one in row.results for text in one.warnings):
-        warning(message)
-    if json:
-        print_json({"folder": str(folder), "seconds": seconds, **evaluation.as_dict()})
-        return
-    noun = evaluation.noun
-    columns = ["samples", "metric", "value", "95 % interval", f"real {noun}", "better", noun, "measured by"]
-    print_table("", columns, [cells for row in evaluation.rows for cells in row_cells(row)])
-    print(f"wrote {folder / 'results.json'} and the grids beside it; {seconds:.1f} s")
-
-
-def row_cells(row: EvaluatedSamples) -> list[list[str]]:
-    """Lines of the table: a metric's own number, and below it those that explain it."""
-    lines = []
-    for result in row.results:
-        variant = ", ".join(f"{key} {value}" for key, value in result.variant.items())
-        for number, (name, value) in enumerate(result.values.items()):
-            real = "" if result.real is None else f"{result.real.values[name]:.4g}"
-            if number:
-                lines.append(["", f"  {name}", f"{value:.4g}", "", real, "", "", ""])
-                continue
-            between = "" if result.interval is None else " … ".join(f"{bound:.4g}" for bound in result.interval)
-            images = f"{result.samples} / {result.reference}"
-            lines.append([row.title, name, f"{value:.4g}", between, real, result.better, images, variant])
-    return lines

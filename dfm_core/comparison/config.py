@@ -61,8 +61,8 @@ class EvaluationSettings(Section):
     reference_num: int = Field(10_000, ge=4, description="Most real images that samples are measured against.")
     images: str | None = Field(
         None,
-        description="Folder of the real images, needed where the data is stored latents; null: the data that the "
-        "reference trains on.",
+        description="Folder of the real images or clips, needed where the data is stored latents; null: the data that "
+        "the reference trains on.",
     )
     split: Literal["train", "validation"] = Field("train", description="Part of the data that holds the real images.")
     batch_size: int = Field(64, ge=1, description="Images generated at once.")

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 COLUMNS = 3
 PANEL_WIDTH, PANEL_HEIGHT = 4.4, 3.3
 """In inches."""
-_FLOOR = "real images"
 
 
 def plot_convergence(results: Results) -> Figure:
     """Draw a panel a metric: mean over seeds, single seeds as dots, real images as a dashed line."""
     columns = min(COLUMNS, len(results.tables))
     rows = math.ceil(len(results.tables) / columns)
-    per_row = max(1, int(columns * PANEL_WIDTH / (0.6 + 0.085 * max(map(len, [*results.variants, _FLOOR])))))
+    longest = max(map(len, [*results.variants, floor_name(results)]))
+    per_row = max(1, int(columns * PANEL_WIDTH / (0.6 + 0.085 * longest)))
     legend = 0.3 + 0.22 * math.ceil((len(results.variants) + 1) / per_row)
     figure = new_figure(PANEL_WIDTH * columns, PANEL_HEIGHT * rows + legend)
     grid = figure.add_gridspec(rows, columns)
@@ -36,6 +36,11 @@ def plot_convergence(results: Results) -> Figure:
         finish(axes, table)
     name_variants(figure, results, colors, per_row)
     return figure
+
+
+def floor_name(results: Results) -> str:
+    """Name of the line of what real images or clips score."""
+    return f"real {results.noun}"
 
 
 def colors_of(names: list[str]) -> dict[str, Any]:
@@ -93,5 +98,5 @@ def name_variants(figure: Figure, results: Results, colors: dict[str, Any], per_
         )
         for name in results.variants
     ]
-    handles.append(Line2D([], [], color="0.45", linestyle=":", linewidth=1.5, label=_FLOOR))
+    handles.append(Line2D([], [], color="0.45", linestyle=":", linewidth=1.5, label=floor_name(results)))
     figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), per_row), frameon=False)

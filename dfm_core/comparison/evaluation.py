@@ -18,8 +18,9 @@ from dfm_core.comparison.training import run_folders, training_folder
 from dfm_core.config.run_config import RunConfig
 from dfm_core.devices import resolve_device
 from dfm_core.errors import DFMError
-from dfm_core.evaluation.evaluator import Evaluator, Reference, reference_of_folder, reference_of_run
-from dfm_core.evaluation.image_sets import folder_images
+from dfm_core.evaluation.clip_sets import folder_set
+from dfm_core.evaluation.evaluator import Evaluator
+from dfm_core.evaluation.reference import Reference, reference_of_folder, reference_of_run
 from dfm_core.evaluation.reference_cache import ReferenceCache, default_cache
 from dfm_core.evaluation.run_samples import generate_samples
 from dfm_core.evaluation.sample_pictures import save_pictures
@@ -112,7 +113,7 @@ class Measurer:
         settings, config = self._plan.settings.evaluation, self._reference_config
         if settings.images is None:
             return reference_of_run(Assembler(config, self._registry), settings.split, settings.reference_num)
-        return reference_of_folder(folder_images(Path(settings.images), config.stages[-1]), settings.reference_num)
+        return reference_of_folder(folder_set(Path(settings.images), config.stages[-1]), settings.reference_num)
 
     @cached_property
     def _evaluator(self) -> Evaluator:

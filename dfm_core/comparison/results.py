@@ -12,6 +12,7 @@ from dfm_core.comparison.runner import Comparison
 from dfm_core.comparison.statistics import Spread, Verdict, log_ratio, verdict
 from dfm_core.comparison.training import has_diverged, training_folder
 from dfm_core.errors import UsageError
+from dfm_core.media import PLURAL, measured_medium
 
 Curve = dict[int, dict[int, float]]
 """FLOPs -> seed -> value."""
@@ -53,13 +54,14 @@ class MetricTable:
 
 @dataclass(frozen=True)
 class Results:
-    """All tables, and what is true of each variant whatever the metric."""
+    """All tables, and what is true of each variant whatever the metric. noun: what is made, "images" or "clips"."""
 
     reference: str
     seeds: tuple[int, ...]
     num: int
     variants: dict[str, dict[str, Any]]
     tables: tuple[MetricTable, ...] = field(default=())
+    noun: str = "images"
 
 
 def collect(comparison: Comparison) -> Results:
@@ -70,7 +72,8 @@ def collect(comparison: Comparison) -> Results:
     weights = plan.settings.evaluation.cfg or (None,)
     tables = [table_of(plan, folder, metric.name, weight, rates) for weight in weights for metric in plan.metrics]
     seeds, num = plan.seeds, plan.settings.evaluation.num
-    return Results(plan.reference, seeds, num, variants, tuple(table for table in tables if table is not None))
+    noun = PLURAL[measured_medium(plan.variants[plan.reference].config.stages[-1])]
+    return Results(plan.reference, seeds, num, variants, tuple(table for table in tables if table is not None), noun)
 
 
 def known_rate(comparison: Comparison, variant: str) -> float | None:

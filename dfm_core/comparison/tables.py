@@ -32,7 +32,8 @@ def compute_table(results: Results) -> Table:
         )
         for name, about in results.variants.items()
     ]
-    columns = ("variant", "steps", "FLOPs of a step", "FLOPs", "calls for an image", "learning rate")
+    calls = "calls for a clip" if results.noun == "clips" else "calls for an image"
+    columns = ("variant", "steps", "FLOPs of a step", "FLOPs", calls, "learning rate")
     return Table("Compute", columns, rows)
 
 
@@ -59,10 +60,11 @@ def metric_table(table: MetricTable, results: Results) -> Table:
 
 
 def notes_of(table: MetricTable, results: Results) -> list[str]:
-    """What real images score, and when something counts as won."""
+    """What real images or clips score, and when something counts as won."""
     notes = []
     if table.floor is not None:
-        notes.append(f"real images against real ones: {table.floor:.4g} ({table.real_images} images)")
+        noun = results.noun
+        notes.append(f"real {noun} against real ones: {table.floor:.4g} ({table.real_images} {noun})")
     counts = {outcome.ratio.count for outcome in table.outcomes if outcome.ratio}
     if counts & {1} or not counts:
         notes.append("with one seed there is no verdict")

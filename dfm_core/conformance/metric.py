@@ -118,6 +118,23 @@ def a_state_makes_another_instance_the_same(metric: Metric) -> Measurement:
     return at_most(difference, 0, f"{what}; return from prepare all that it learns, and take it in restore")
 
 
+@law("metric")
+def condensed_rows_count_as_rows(metric: Metric) -> Measurement:
+    """Where a metric condenses rows of a reference, numbers are those of all rows, to float precision."""
+    features, samples = _features(metric, _prepared(metric)), _features(metric, _noise(metric))
+    if metric.kept_rows is None:
+        return Measurement()
+    state: dict[str, Tensor] = {}
+    for start in range(IMAGES // 2, IMAGES, _PART):
+        state = metric.condense({name: rows[start : start + _PART].clone() for name, rows in features.items()}, state)
+    kept = {name: rows[: IMAGES // 2] for name, rows in features.items()}
+    if taken := sorted(set(state) & set(kept)):
+        raise LawBroken(f"condense returned {', '.join(taken)}: give its tensors other names than the features have")
+    whole, less = _measure(metric, features)(samples), _measure(metric, {**kept, **state})(samples)
+    worst = max(abs(value - less[name]) / max(1e-6, abs(value)) for name, value in whole.items())
+    return at_most(worst, _RELATIVE, f"numbers change by {worst:g} of their size where rows are condensed")
+
+
 @law("metric", requires="compares")
 def the_reference_itself_is_better_than_noise(metric: Metric) -> Measurement:
     """The reference, measured against itself, is at least as good as images of uniform noise."""

@@ -10,9 +10,10 @@ from torch import Tensor
 from dfm_core.clip_sources import VIDEO_ENDINGS, frame_files
 from dfm_core.clips import clip_endings, read_clip
 from dfm_core.errors import DataError
-from dfm_core.evaluation.image_sets import FolderImages, FolderOptions, files_below
+from dfm_core.evaluation.image_sets import FolderImages, FolderOptions, files_below, folder_images
 from dfm_core.images import image_endings
 from dfm_core.interfaces.dataset import DatasetFacts
+from dfm_core.media import measured_medium, measured_size
 from dfm_core.stages import Size
 
 _MIDDLE = 0.5
@@ -41,6 +42,13 @@ def folder_clips(folder: Path, size: Size, exact: bool = False, frame_rate: floa
     """The clips of a folder at a size, frames × height × width. exact: those of another size are errors."""
     options = FolderOptions(path=str(folder.absolute()), exact=exact, frame_rate=frame_rate)
     return FolderClips(options, DatasetFacts(size, "train", 0))
+
+
+def folder_set(folder: Path, size: Size, exact: bool = False, frame_rate: float | None = None) -> FolderImages:
+    """The images or clips of a folder, as the size says; see `folder_images` and `folder_clips`."""
+    if measured_medium(size) == "image":
+        return folder_images(folder, measured_size(size), exact)
+    return folder_clips(folder, size, exact, frame_rate)
 
 
 def folder_clip_size(folder: Path, frames: int) -> Size:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from dfm_core.clips import DEFAULT_FRAME_RATE
 from dfm_core.errors import UsageError
-from dfm_core.evaluation.clip_sets import folder_clip_size, folder_clips
-from dfm_core.evaluation.evaluator import Evaluator, Metrics, Reference, reference_of_folder, reference_of_run
-from dfm_core.evaluation.image_sets import FolderImages, Some, folder_images, folder_size
+from dfm_core.evaluation.clip_sets import folder_clip_size, folder_set
+from dfm_core.evaluation.evaluator import Evaluator, Metrics
+from dfm_core.evaluation.image_sets import FolderImages, Some, folder_size
 from dfm_core.evaluation.measuring import MetricResult
+from dfm_core.evaluation.reference import Reference, View, reference_of_folder, reference_of_run
 from dfm_core.evaluation.reference_cache import ReferenceCache, default_cache
 from dfm_core.evaluation.run_samples import generate_samples
 from dfm_core.evaluation.sample_pictures import save_pictures
@@ -21,7 +24,7 @@ from dfm_core.latent_shards import write_json
 from dfm_core.media import PLURAL, check_metrics_fit, measured_medium, measured_size
 from dfm_core.model import Model
 from dfm_core.plugins.registry import Registry, default_registry
-from dfm_core.stages import Size
+from dfm_core.stages import Size, format_size
 from dfm_core.training.distributed import World
 
 RESULTS_FILE = "results.json"
@@ -122,13 +125,17 @@ def evaluate_model(
 ) -> Evaluation:
     """Sample a model with every guidance weight, and measure. All processes of a world must call.
 
-    root: folder in which samples are kept; those that are there are not made again. Raises CompositionError for metrics
-    of images where the model makes clips, or the reverse.
+    root: folder in which samples are kept; those that are there are not made again. Where the model ends with a coarser
+    stage than its last, which another training goes on from, real images are shown at that stage, too. Raises
+    CompositionError for metrics of images where the model makes clips, or the reverse.
     """
     registry = registry or default_registry()
-    check_metrics_fit(settings.metrics, model.composition.config.stages[-1], registry)
+    check_metrics_fit(settings.metrics, model.composition.generated_size, registry)
     voice, sampling = voice or Voice(), model.composition.config.sampling
-    reference = _reference_of_model(model, settings)
+    reference = reference_of_model(model, settings)
+    if reference.view is not None:
+        stage = f"stage {model.composition.generated_stages} of {model.composition.num_stages}"
+        voice.say(f"this run ends with {stage}, {format_size(reference.size)} pixels: real images are shown at it, too")
     evaluator = _evaluator(reference, settings, world, registry, voice)
     rows = []
     for weight in settings.cfg or [sampling.cfg]:
@@ -173,18 +180,42 @@ def evaluate_folder(
     return Evaluation(reference.identity, [row])
 
 
-def _reference_of_model(model: Model, settings: EvaluationSettings) -> Reference:
+def reference_of_model(model: Model, settings: EvaluationSettings) -> Reference:
+    """Real images of the settings' folder, else of the data that the model's run names, as the model has to make them.
+
+    Raises DataError where there are none.
+    """
     if settings.reference is None:
-        return reference_of_run(model.assembler, settings.split, settings.reference_num)
-    size = measured_size(model.composition.config.stages[-1])
-    return reference_of_folder(_folder(settings.reference, size, settings), settings.reference_num)
+        reference = reference_of_run(model.assembler, settings.split, settings.reference_num)
+    else:
+        size = measured_size(model.composition.config.stages[-1])
+        reference = reference_of_folder(_folder(settings.reference, size, settings), settings.reference_num)
+    return replace(reference, view=_view(model))
+
+
+def _view(model: Model) -> View | None:
+    """Real images as a model that ends with a coarser stage than the last has to make them."""
+    composition, number = model.composition, model.composition.generated_stages
+    if number == composition.num_stages:
+        return None
+    config = composition.config
+    described = {
+        "stages": [list(size) for size in config.stages[:number]],
+        "of": list(config.stages[-1]),
+        "decomposition": config.component("decomposition").model_dump(mode="json"),
+        "autoencoder": composition.space.autoencoder.key,
+    }
+    size = composition.generated_size
+
+    def show(images: Tensor) -> Tensor:
+        shown = model.recompose(model.decompose(images)[:number])
+        return shown.squeeze(2) if shown.ndim > 2 + len(measured_size(size)) else shown
+
+    return View(show, size, described)
 
 
 def _folder(folder: Path, size: Size, settings: EvaluationSettings, exact: bool = False) -> FolderImages:
-    """The images or clips of a folder, as the size says."""
-    if measured_medium(size) == "image":
-        return folder_images(folder, measured_size(size), exact)
-    return folder_clips(folder, size, exact, settings.frame_rate)
+    return folder_set(folder, size, exact, settings.frame_rate)
 
 
 def _evaluator(

@@ -2,92 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
-
-from dfm_core.assembly import Assembler
 from dfm_core.errors import CompositionError, DataError, UsageError
-from dfm_core.evaluation.extraction import collect_features
-from dfm_core.evaluation.image_sets import FolderImages, image_batches
-from dfm_core.evaluation.measuring import MetricResult, RealScore, count, measure, real_score
+from dfm_core.evaluation.extraction import described_parts, first_rows, parts_of
+from dfm_core.evaluation.image_sets import Shown, image_batches
+from dfm_core.evaluation.measuring import MetricResult, RealScore, measure, real_score
+from dfm_core.evaluation.reference import Reference
 from dfm_core.evaluation.reference_cache import ReferenceCache
-from dfm_core.interfaces.autoencoder import state_digest
-from dfm_core.interfaces.dataset import Dataset, Split
+from dfm_core.evaluation.reference_features import ReferenceFeatures, count, gathered
+from dfm_core.interfaces.dataset import Dataset
 from dfm_core.interfaces.metric import Features, ImageBatch, Metric, MetricFacts
 from dfm_core.media import PLURAL, check_metrics_fit, measured_medium, measured_size
 from dfm_core.plugins.registry import Registry
-from dfm_core.randomness import derive_generator
-from dfm_core.run_evaluation import fixed_choice
-from dfm_core.stages import Size
 from dfm_core.training.distributed import World, check_same
-
-PROBED = 8
-"""Images whose bits tell one set of reference data from another, beside its description."""
 
 Metrics = Mapping[str, Mapping[str, object]]
 """Name of a metric -> its options."""
-
-
-@dataclass(frozen=True)
-class Reference:
-    """Real images or clips. described: where they come from, in plain data. most: how many are used at most."""
-
-    dataset: Dataset
-    described: Mapping[str, Any]
-    most: int
-
-    @cached_property
-    def indices(self) -> list[int]:
-        """Which images are used, in an order that depends on their number only (of shards: on their order, too).
-
-        Of sections, which are clips and images, say: those of the first.
-        """
-        sections = self.dataset.sections()
-        length = sections[0].length if sections else len(self.dataset)
-        if self.dataset.shard_lengths() is not None:
-            return fixed_choice(self.dataset, min(self.most, length))
-        return torch.randperm(length, generator=derive_generator(0, "reference"))[: self.most].tolist()
-
-    @property
-    def size(self) -> Size:
-        """Height × width, of clips frames × height × width."""
-        return measured_size(self.dataset.facts.size)
-
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """Plain data that differs where the images do: description, numbers, bits of some images."""
-        batch = next(image_batches(self.dataset, self.indices[:PROBED], device=torch.device("cpu")), None)
-        if batch is None:
-            raise DataError("none of the first images of the reference could be read")
-        return {
-            **self.described,
-            "size": list(self.size),
-            "images": len(self.dataset),
-            "used": len(self.indices),
-            "probe": state_digest({"images": batch.images}),
-        }
-
-
-def reference_of_run(assembler: Assembler, split: Split, most: int) -> Reference:
-    """The data set that a run's configuration names. Raises DataError if it is empty, or no images."""
-    dataset = assembler.dataset(split)
-    if dataset.latents is not None:
-        raise DataError("the run's data is stored latents; give the images that they were made of: --reference FOLDER")
-    if len(dataset) == 0:
-        raise DataError(f"the {split} split of the run's data is empty; use another --split or --reference FOLDER")
-    choice = assembler.config.component("dataset").model_dump(mode="json")
-    provider = {key: assembler.providers()["dataset"].get(key, "") for key in ("distribution", "version", "object")}
-    described = {"dataset": choice, "provider": provider, "split": split, "seed": assembler.config.seed}
-    return Reference(dataset, described, most)
-
-
-def reference_of_folder(images: FolderImages, most: int) -> Reference:
-    """The images of a folder."""
-    return Reference(images, {"folder": images.options.path, "listing": images.listing}, most)
 
 
 class Evaluator:
@@ -118,25 +50,51 @@ class Evaluator:
         }
         variants = {name: dict(metric.variant) for name, metric in self.metrics.items()}
         check_same(world, {"reference": reference.identity, "metrics": variants})
-        self._features: dict[str, Features] = {}
+        self._described: dict[str, ReferenceFeatures] = {}
+        self._prepared: set[str] = set()
         self._real: dict[tuple[str, int], RealScore | None] = {}
 
     def evaluate(self, samples: Dataset) -> list[MetricResult]:
         """Measure samples with every metric; returns results in the first process, nothing in others.
 
-        Raises CompositionError for images of another size or number of channels than the reference's.
+        Metrics of one `features_key` see the samples once for all of them. Raises CompositionError for images of
+        another size or number of channels than the reference's.
         """
         self._check(samples)
-        results = []
+        references = {name: self._reference_features(name, metric) for name, metric in self.metrics.items()}
+        results, shared = [], dict[str, Features]()
         for name, metric in self.metrics.items():
-            reference = self._reference_features(name, metric)
-            self._say(f"{name}: {len(range(len(samples))[: metric.most_images])} samples …")
-            features = self._collect(metric, samples, list(range(len(samples))))
+            group = self._sharing(name)
+            if name == group[0]:
+                shared[name] = self._describe_samples(group, samples)
+            features = first_rows(shared[group[0]], metric.most_images)
             if self._world.is_first:
-                real = self._real_score(name, metric, reference, count(features))
-                results.append(measure(name, metric, reference, features, real))
+                real = self._real_score(name, metric, references[name], count(features))
+                results.append(measure(name, metric, references[name], features, real))
+            if name == group[-1]:
+                del shared[group[0]]
             self._world.gather(None)
         return results
+
+    def _sharing(self, name: str) -> list[str]:
+        """Names of the metrics, in their order, whose features are those of one of them, which is ready."""
+        key = self.metrics[name].features_key
+        if key is None:
+            return [name]
+        return [other for other, metric in self.metrics.items() if metric.features_key == key]
+
+    def _describe_samples(self, group: list[str], samples: Dataset) -> Features:
+        """Features of as many samples as any of some metrics takes."""
+        total = max(len(range(len(samples))[: self.metrics[name].most_images]) for name in group)
+        self._say(f"{', '.join(group)}: {total} samples …")
+        (features,) = self._parts(self.metrics[group[0]], samples, range(total), [range(total)])
+        if self._world.is_first and not features:
+            raise DataError("no sample could be read, expected at least one")
+        return features
+
+    @property
+    def _noun(self) -> str:
+        return PLURAL[measured_medium(self.reference.size)]
 
     def _check(self, samples: Dataset) -> None:
         for what, wanted, got in (
@@ -146,27 +104,41 @@ class Evaluator:
             if wanted != got:
                 raise CompositionError(f"the reference has {what} {wanted} and the samples {got}; expected the same")
 
-    def _real_score(self, name: str, metric: Metric, reference: Features, samples: int) -> RealScore | None:
+    def _real_score(self, name: str, metric: Metric, reference: ReferenceFeatures, samples: int) -> RealScore | None:
         if (name, samples) not in self._real:
             self._real[name, samples] = real_score(metric, reference, samples)
         return self._real[name, samples]
 
-    def _reference_features(self, name: str, metric: Metric) -> Features:
+    def _reference_features(self, name: str, metric: Metric) -> ReferenceFeatures:
         """Features of the reference (in the first process), from the cache or computed now; readies the metric."""
-        if name in self._features:
-            return self._features[name]
-        self._prepare(name, metric)
-        description = {**self._description(name), "features of": dict(metric.variant)}
-        there = self._world.once(lambda: self._cache.place(description).is_dir())
-        if there:
-            features = self._cache.load(description) if self._world.is_first else {}
-        else:
-            noun = PLURAL[measured_medium(self.reference.size)]
-            self._say(f"{name}: {len(self.reference.indices[: metric.most_images])} reference {noun} …")
-            features = self._collect(metric, self.reference.dataset, self.reference.indices)
-            self._world.once(lambda: self._cache.store(description, features))
-        self._features[name] = features or {}
-        return self._features[name]
+        if name not in self._prepared:
+            self._prepare(name, metric)
+            self._prepared.add(name)
+        indices = self.reference.indices[: metric.most_images]
+        parts = parts_of(len(indices), metric.kept_rows, self.reference.dataset.facts.size)
+        description = self._description_of_features(name, metric, len(indices), parts[0].stop)
+        place = self._cache.place(description)
+        if place.name not in self._described:
+            there = self._world.once(place.is_dir)
+            if not there:
+                self._say(f"{name}: {len(indices)} reference {self._noun} …")
+            found = self._load(description) if there else self._describe_reference(metric, indices, parts, description)
+            self._described[place.name] = found
+        return self._described[place.name]
+
+    def _load(self, description: Mapping[str, Any]) -> ReferenceFeatures:
+        found = self._cache.load(description) if self._world.is_first else None
+        return ReferenceFeatures.from_tensors(found or {})
+
+    def _describe_reference(
+        self, metric: Metric, indices: list[int], parts: list[range], description: Mapping[str, Any]
+    ) -> ReferenceFeatures:
+        described = self._parts(metric, self.reference.dataset, indices, parts, self.reference.shown)
+        found = gathered(metric, (first_rows(part, None) for part in described))
+        if self._world.is_first and not found.rows:
+            raise DataError(f"none of the reference's {self._noun} could be read, expected at least one")
+        self._world.once(lambda: self._cache.store(description, found.tensors()))
+        return found
 
     def _prepare(self, name: str, metric: Metric) -> None:
         """Let the first process learn what features need, unless the cache has it; all take it."""
@@ -193,22 +165,45 @@ class Evaluator:
             device=self._world.device,
             workers=self._workers,
             warn=self._warn,
+            shown=self.reference.shown,
         )
 
     def _description(self, name: str) -> dict[str, Any]:
-        resolved = self._registry.get("metric", name)
-        plugin = {"distribution": resolved.plugin.distribution, "version": resolved.plugin.version}
         options = self.metrics[name].options.model_dump(mode="json")
-        return {"metric": {"name": name, "options": options, **plugin}, "reference": self.reference.identity}
+        metric = {"name": name, "options": options, **self._plugin(name)}
+        return {"metric": metric, "reference": self.reference.identity}
 
-    def _collect(self, metric: Metric, dataset: Dataset, indices: list[int]) -> Features:
-        return collect_features(
+    def _description_of_features(self, name: str, metric: Metric, total: int, kept: int) -> dict[str, Any]:
+        """All that a reference's features depend on: shared ones on no metric's name and options."""
+        key = metric.features_key
+        if key is None:
+            described = {**self._description(name), "features of": dict(metric.variant)}
+        else:
+            shared = {"name": "features", "key": key, **self._plugin(name)}
+            described = {"metric": shared, "reference": self.reference.identity}
+        return {**described, "images": total, "kept": kept}
+
+    def _plugin(self, name: str) -> dict[str, str]:
+        plugin = self._registry.get("metric", name).plugin
+        return {"distribution": plugin.distribution, "version": plugin.version}
+
+    def _parts(
+        self,
+        metric: Metric,
+        dataset: Dataset,
+        indices: Sequence[int],
+        parts: Sequence[range],
+        shown: Shown | None = None,
+    ) -> Iterator[Features]:
+        return described_parts(
             metric,
             dataset,
             indices,
+            parts,
             self._world,
             scratch=self._cache.folder,
             labelled=dataset.classes == self.facts.classes,
             workers=self._workers,
             warn=self._warn,
+            shown=shown,
         )

@@ -12,46 +12,80 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dfm_core.errors import DataError
-from dfm_core.evaluation.image_sets import all_blocks, image_batches
+from dfm_core.evaluation.image_sets import Shown, all_blocks, image_batches
 from dfm_core.evaluation.sample_store import save_complete
 from dfm_core.interfaces.dataset import Dataset
 from dfm_core.interfaces.metric import Features, Metric
+from dfm_core.stages import Size
 from dfm_core.training.distributed import World
 
-_PLACES = "places of rows"
+PLACES = "places of rows"
+"""Name under which features carry the place of each row in its set."""
+_BLOCKS_AT_ONCE = 256
+"""Of a reference, blocks whose features are gathered before they are condensed: 16 384 images, or 2048 clips."""
 
 
-def collect_features(
+def described_parts(
     metric: Metric,
     dataset: Dataset,
     indices: Sequence[int],
+    parts: Sequence[range],
     world: World,
     *,
     scratch: Path,
     labelled: bool = True,
     workers: int = 0,
     warn: Callable[[str], None] | None = None,
-) -> Features:
-    """Describe images; returns their features in the order of `indices` in the first process, nothing in others.
+    shown: Shown | None = None,
+) -> Iterator[Features]:
+    """Describe images part by part: the first process gets the features of each, in the order of `indices`.
 
-    All processes must call. scratch: a folder that all see, where they put what they have. Raises DataError where no
-    image could be read.
+    All processes must call, and get nothing of a part in its place. parts: ranges of places in `indices`, in order, of
+    whole blocks. scratch: a folder that all see, where they put what they have. shown: see `image_batches`. Where no
+    image of a part could be read, nothing is its features. Rows carry their places under PLACES.
     """
-    chosen = indices[: metric.most_images]
-    blocks = all_blocks(len(chosen), dataset.facts.size)[world.index :: world.size]
+    blocks = all_blocks(len(indices), dataset.facts.size)
+    own = [block for part in parts for block in _within(blocks, part)[world.index :: world.size]]
     batches = image_batches(
-        dataset, chosen, device=world.device, blocks=blocks, labelled=labelled, workers=workers, warn=warn
+        dataset, indices, device=world.device, blocks=own, labelled=labelled, workers=workers, warn=warn, shown=shown
     )
-    own = _joined({_PLACES: torch.tensor(batch.indices), **metric.features(batch)} for batch in batches)
-    if world.size > 1:
-        own = _exchanged(own, world, scratch)
-    if not own:
-        if world.is_first:
-            raise DataError("no image could be read, expected at least one")
+    following = next(batches, None)
+    for part in parts:
+        found = []
+        while following is not None and following.indices[0] in part:
+            found.append({PLACES: torch.tensor(following.indices), **metric.features(following)})
+            following = next(batches, None)
+        together = _joined(found)
+        if world.size > 1:
+            together = _exchanged(together, world, scratch)
+        if together:
+            order = together[PLACES].argsort()
+            together = {name: rows[order] for name, rows in together.items()}
+        yield together
+
+
+def parts_of(total: int, kept: int | None, size: Size) -> list[range]:
+    """Places of a reference: first those of at least `kept` images (None: of all), then parts that are condensed.
+
+    size: of each image or clip.
+    """
+    blocks = all_blocks(total, size)
+    first = len(blocks) if kept is None else sum(block.start < kept for block in blocks)
+    starts = range(first, len(blocks), _BLOCKS_AT_ONCE)
+    groups = [blocks[:first], *(blocks[start : start + _BLOCKS_AT_ONCE] for start in starts)]
+    return [range(group[0].start, group[-1].stop) for group in groups if group]
+
+
+def first_rows(features: Features, most: int | None) -> Features:
+    """Features of the images at the first `most` places, None: of all; without the places."""
+    if not features:
         return {}
-    order = own.pop(_PLACES).argsort()
-    return {name: rows[order] for name, rows in own.items()}
+    number = None if most is None else int((features[PLACES] < most).sum())
+    return {name: rows[:number] for name, rows in features.items() if name != PLACES}
+
+
+def _within(blocks: Sequence[range], part: range) -> list[range]:
+    return [block for block in blocks if block.start in part]
 
 
 def _joined(parts: Iterable[Features]) -> Features:

@@ -19,13 +19,16 @@ from dfm_core.errors import DataError
 from dfm_core.images import image_endings, read_image, to_uint8
 from dfm_core.interfaces.dataset import Dataset, DatasetFacts, Sample
 from dfm_core.interfaces.metric import ImageBatch
-from dfm_core.media import measured_medium, measured_size
+from dfm_core.media import PLURAL, measured_medium, measured_size
 from dfm_core.stages import Size, format_size
 from dfm_core.training.data import UnreadableSamples, load_in_order
 
 BLOCK, CLIP_BLOCK = 64, 8
 """Images or clips that are described at once, always the same ones: so neither processes nor interruptions change a
 bit."""
+
+Shown = Callable[[Tensor], Tensor]
+"""Images or clips (B, C, *spatial) in [-1, 1] as they are measured, perhaps of another size."""
 
 _BESIDE = re.compile(r"grid(_stage_\d+)?|\d{4,}_stage_\d+|animation")
 """Stems of the files that `dfm sample` writes beside its images."""
@@ -147,11 +150,13 @@ def image_batches(
     labelled: bool = True,
     workers: int = 0,
     warn: Callable[[str], None] | None = None,
+    shown: Shown | None = None,
 ) -> Iterator[ImageBatch]:
     """Load images in blocks of their places in `indices`; unreadable ones are left out, counted and named.
 
-    blocks: ranges of places; None: all of them. labelled: whether labels are wanted, where there are any. Raises
-    DataError for data without images, and where more than a tenth is unreadable.
+    blocks: ranges of places; None: all of them. labelled: whether labels are wanted, where there are any. shown: what
+    is made of the images before they are measured; None: nothing. Raises DataError for data without images, and where
+    more than a tenth is unreadable.
     """
     chosen = all_blocks(len(indices), dataset.facts.size) if blocks is None else blocks
     unreadable = UnreadableSamples(len(indices), warn)
@@ -161,7 +166,7 @@ def image_batches(
             places = dict(zip((index for index, _ in loaded), block, strict=True))
             samples = readable(loaded, unreadable)
             if samples:
-                yield _batch(samples, places, measured_size(dataset.facts.size), device, labelled)
+                yield _batch(samples, places, measured_size(dataset.facts.size), device, labelled, shown)
 
 
 def all_blocks(count: int, size: Size) -> list[range]:
@@ -182,9 +187,15 @@ def picture(sample: Sample, index: int, size: Size) -> Tensor:
 
 
 def _batch(
-    samples: dict[int, Sample], places: dict[int, int], size: Size, device: torch.device, labelled: bool
+    samples: dict[int, Sample],
+    places: dict[int, int],
+    size: Size,
+    device: torch.device,
+    labelled: bool,
+    shown: Shown | None,
 ) -> ImageBatch:
     images = torch.stack([picture(sample, index, size) for index, sample in samples.items()])
+    images = images if shown is None else shown(images.to(device)).cpu()
     values: list[Any] = [sample.get("label") for sample in samples.values()]
     known = labelled and all(value is not None for value in values)
     labels = torch.tensor([int(value) for value in values], device=device) if known else None
@@ -192,12 +203,13 @@ def _batch(
 
 
 class Some(Dataset):
-    """`count` images of a folder, spread evenly over it; None: all."""
+    """`count` images or clips of a folder, spread evenly over it; None: all."""
 
     def __init__(self, whole: FolderImages, count: int | None) -> None:
         super().__init__(whole.options, whole.facts)
         if count is not None and count > len(whole):
-            raise DataError(f"expected at least {count} images in {whole.options.path} (--num), got {len(whole)}")
+            noun = PLURAL[whole.medium]
+            raise DataError(f"expected at least {count} {noun} in {whole.options.path} (--num), got {len(whole)}")
         self.whole, self._count = whole, len(whole) if count is None else count
 
     @property

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
+from dfm_core.evaluation.reference_features import ReferenceFeatures, count
 from dfm_core.interfaces.metric import Features, Metric, Values
 from dfm_core.randomness import derive_generator
 
 CONFIDENCE = 0.95
-_FEWEST_REAL = 2
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,12 @@ class MetricResult:
         }
 
 
-def measure(name: str, metric: Metric, reference: Features, samples: Features, real: RealScore | None) -> MetricResult:
+def measure(
+    name: str, metric: Metric, reference: ReferenceFeatures, samples: Features, real: RealScore | None
+) -> MetricResult:
     """Measure samples against a reference; both are the metric's features."""
-    against = metric.against(reference)
-    values, counts = against(samples), (count(reference), count(samples))
+    against = metric.against(reference.given)
+    values, counts = against(samples), (reference.count, count(samples))
     return MetricResult(
         metric=name,
         better=metric.better,
@@ -79,14 +81,13 @@ def measure(name: str, metric: Metric, reference: Features, samples: Features, r
     )
 
 
-def real_score(metric: Metric, reference: Features, samples: int) -> RealScore | None:
-    """Measure as many real images as there are samples, or half of the reference, against the others."""
-    size = min(samples, count(reference) // 2)
-    if size < _FEWEST_REAL:
+def real_score(metric: Metric, reference: ReferenceFeatures, samples: int) -> RealScore | None:
+    """Measure as many real images as there are samples, or as can be taken out, against the others."""
+    parts = reference.parted(samples)
+    if parts is None:
         return None
-    others = {name: rows[:-size] for name, rows in reference.items()}
-    taken = {name: rows[-size:] for name, rows in reference.items()}
-    return RealScore(metric.against(others)(taken), size)
+    others, taken = parts
+    return RealScore(metric.against(others.given)(taken), count(taken))
 
 
 def interval(
@@ -107,11 +108,6 @@ def interval(
     edges = torch.tensor([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], dtype=torch.float64)
     low, high = (spread - spread.mean()).quantile(edges).tolist()
     return value + low, value + high
-
-
-def count(features: Features) -> int:
-    """How many images features describe."""
-    return len(next(iter(features.values())))
 
 
 def finite(values: dict[str, Any]) -> dict[str, Any]:

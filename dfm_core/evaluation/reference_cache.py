@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dfm_core.errors import DataError, DFMError
 from dfm_core.evaluation.sample_store import digest_of
 from dfm_core.latent_shards import write_json
+from dfm_core.training.tensor_file import write_tensors
 
 _TENSORS, _DESCRIPTION = "tensors.safetensors", "description.json"
 
@@ -51,14 +52,15 @@ class ReferenceCache:
         partial = self.folder / f".{place.name}.{uuid.uuid4().hex}"
         try:
             partial.mkdir(parents=True)
-            save_file({name: value.contiguous() for name, value in tensors.items()}, partial / _TENSORS)
+            write_tensors(partial / _TENSORS, tensors)
             write_json(partial / _DESCRIPTION, description)
             if not place.exists():
                 os.rename(partial, place)
         except OSError as error:
             if not place.is_dir():
                 raise DFMError(
-                    f"cannot write the reference statistics to {self.folder}: {error}; choose another with --cache"
+                    f"cannot write the reference statistics to {self.folder}: {error}. Is the disk full? "
+                    "--cache FOLDER puts them elsewhere"
                 ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)

@@ -61,7 +61,7 @@ def generate_samples(
     """
     request = sample_request(model, cfg, seed, solver)
     check_same(world, request)
-    size = measured_size(model.composition.config.stages[-1])
+    size = measured_size(model.composition.generated_size)
     store = SampleStore(root, request, size)
 
     def generate(part: range) -> tuple[Tensor, list[int] | None]:

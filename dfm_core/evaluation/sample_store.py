@@ -5,26 +5,26 @@ from __future__ import annotations
 import bisect
 import hashlib
 import json
-import os
 import re
-import uuid
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dfm_core.errors import DataError, DFMError
 from dfm_core.evaluation.image_sets import all_blocks
+from dfm_core.files import complete_or_absent
 from dfm_core.images import to_uint8
 from dfm_core.interfaces.dataset import Dataset, DatasetFacts, Sample
 from dfm_core.latent_shards import write_json
 from dfm_core.plugins import Options
 from dfm_core.stages import Size
 from dfm_core.training.distributed import World
+from dfm_core.training.tensor_file import write_tensors
 
 REQUEST_FILE = "request.json"
 _FILE = re.compile(r"(\d+)-(\d+)\.safetensors")
@@ -87,7 +87,7 @@ class SampleStore:
             raise DFMError(f"cannot write into {self.folder}: {error.strerror}") from error
 
     def _write(self, part: range, images: Tensor, labels: list[int] | None) -> None:
-        tensors = {"images": to_uint8(images).cpu().contiguous()}
+        tensors = {"images": to_uint8(images)}
         if labels is not None:
             tensors["labels"] = torch.tensor(labels)
         save_complete(self.folder / _NAME.format(part.start, part.stop), tensors)
@@ -95,15 +95,11 @@ class SampleStore:
 
 def save_complete(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file that appears complete or not at all. Raises DFMError."""
-    # A name of its own, not tempfile's: that would make a file which nobody else may read.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
-        os.replace(temporary, path)
+        with complete_or_absent(path) as temporary:
+            write_tensors(temporary, tensors)
     except OSError as error:
         raise DFMError(f"cannot write {path}: {error}. Is the disk full? The same command goes on") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class StoredSamples(Dataset):

@@ -72,6 +72,9 @@ class Metric(ABC):
     most_images: int | None = None
     """How many images of either set it takes at most; None: all."""
 
+    kept_rows: int | None = None
+    """How many reference images, the first ones, keep their rows at least; `condense` takes the others'. None: all."""
+
     @property
     def variant(self) -> Mapping[str, str | int | float]:
         """What exactly was measured, for the record: files and their digests, a network's accuracy."""
@@ -93,15 +96,33 @@ class Metric(ABC):
         if state:
             raise PluginError(f"{type(self).__name__}.prepare returns a state, so it needs a method restore to take it")
 
+    @property
+    def features_key(self) -> str | None:
+        """Metrics of one key give the same features and condense them alike, so this is done once for all of them.
+
+        Asked for after `restore`. It names the network, its weights and all that changes what the network sees; None:
+        the features are nobody else's.
+        """
+        return None
+
     @abstractmethod
     def features(self, batch: ImageBatch) -> Features:
         """Describe images, one row each."""
+
+    def condense(self, rows: Features, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Take more rows of a reference into a state that stands for them; called where kept_rows is exceeded.
+
+        rows: features of some thousand images. state: what was returned before, {} at first. Returns tensors of any
+        shapes, under other names than those of the features. Raises PluginError where nobody condenses.
+        """
+        raise PluginError(f"{type(self).__name__} keeps some rows of a reference, so it needs a method condense")
 
     @abstractmethod
     def against(self, reference: Features) -> Callable[[Features], Values]:
         """Return the function that measures the features of samples against those of a reference.
 
-        What needs the reference alone is done once, here. The function may be called with any number of samples.
+        What needs the reference alone is done once, here. The function may be called with any number of samples. Where
+        rows were condensed, their state stands beside those that were kept, and counts as much as they would.
         """
 
     def warnings(self, reference: int, samples: int) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from dfm_core.errors import DataError
 from dfm_core.files import put_in_place
@@ -92,9 +92,10 @@ def write_index(path: Path, naming: Naming, version: str, index: ShardIndex) -> 
     metadata = {"naming": _naming(naming), "version": version, "plain": json.dumps(plain)}
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        save_file(arrays, temporary, metadata)
+        # Not save_file: only its owner may read what that writes, whatever the umask says.
+        temporary.write_bytes(save(arrays, metadata))
         put_in_place(temporary, path)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise DataError(f"cannot write {path}: {error}; choose another folder with dataset.options.cache") from error
     finally:
         temporary.unlink(missing_ok=True)

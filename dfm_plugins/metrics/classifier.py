@@ -91,13 +91,14 @@ class ClassifierFeatures(Extractor):
 
     @property
     def variant(self) -> Mapping[str, str | int | float]:
-        """What it was trained for, with which seed, and how well it does on images that it was not trained on."""
+        """What it was trained for, at which size, with which seed, how well it does on images that it did not see."""
         task = f"{len(self.facts.classes)} classes" if self.facts.classes else "quarter turns of unlabelled images"
         if self._clips:
             unlabelled = "quarter turns and shuffled frames of unlabelled clips"
             task = f"{task} of clips" if self.facts.classes else unlabelled
         return {
             "network": f"classifier of {task}",
+            "resolution": self.options.resolution,
             "seed": self.options.seed,
             _ACCURACY: self._accuracy,
             "digest": state_digest(self.network.state_dict()),

@@ -32,13 +32,14 @@ class ClipSimilarity(Metric):
             raise UsageError("metric clip_similarity: the images have no classes whose names could be compared")
         self.resamples, folder = options.resamples, Path(options.path)
         self.network = load_pretrained(folder, "CLIPModel", "clip_similarity").to(facts.device)
+        self._side = int(self.network.config.vision_config.image_size)
         self._texts = self._embed_texts(folder)
-        self._variant = folder_variant(folder, "CLIP")
+        self._variant = folder_variant(folder, "CLIP", self.network.config.vision_config)
 
     @property
     def variant(self) -> Mapping[str, str | int | float]:
-        """Folder, digest of its weights, and the prompt."""
-        return {**self._variant, "prompt": self.options.prompt}
+        """Architecture of what sees images, folder, digest of its weights, the size of images, and the prompt."""
+        return {**self._variant, "resolution": self._side, "prompt": self.options.prompt}
 
     @torch.no_grad()
     def _embed_texts(self, folder: Path) -> Tensor:
@@ -59,8 +60,7 @@ class ClipSimilarity(Metric):
         """{"similarity": (B,)}. Raises UsageError for images without labels."""
         if batch.labels is None:
             raise UsageError("metric clip_similarity: expected labelled images, got some without labels")
-        side = int(self.network.config.vision_config.image_size)
-        images = normalised(batch.images, side, MEAN, STD)
+        images = normalised(batch.images, self._side, MEAN, STD)
         embedded = F.normalize(_embedding(self.network.get_image_features(pixel_values=images)), dim=-1)
         return {"similarity": 100 * (embedded * self._texts[batch.labels]).sum(1).cpu()}
 

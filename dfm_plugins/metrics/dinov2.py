@@ -31,11 +31,11 @@ class DinoFeatures(Extractor):
         self.options = options
         self.network = load_pretrained(folder, "Dinov2Model", metric).to(facts.device)
         self.dimensions = int(self.network.config.hidden_size)
-        self._variant = folder_variant(folder, f"DINOv2 of {self.dimensions} features")
+        self._variant = folder_variant(folder, "DINOv2", self.network.config)
 
     @property
     def variant(self) -> Mapping[str, str | int | float]:
-        """Folder, digest of its weights, and the size that images were resized to."""
+        """Architecture, folder, digest of its weights, and the size that images were resized to."""
         return {**self._variant, "resolution": self.options.resolution}
 
     def __call__(self, batch: ImageBatch) -> Tensor:

@@ -1,10 +1,10 @@
-"""The Fréchet distance between sets of features, taken as Gaussians; in float64."""
+"""The Fréchet distance between sets of features, taken as Gaussians."""
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,8 +13,11 @@ from torch import Tensor
 from dfm_core.errors import UsageError
 from dfm_core.interfaces.metric import Features, ImageBatch, Metric, MetricFacts, Values
 from dfm_plugins.metrics.frames import noun_of
+from dfm_plugins.metrics.gaussians import Gaussian, Moments, frechet_distance, moments_of
 
 FEATURES = "features"
+MOST_KEPT = 50_000
+"""Vectors of a reference that are kept: as many samples as are usual can be compared with as many real images."""
 
 
 class Extractor(ABC):
@@ -45,7 +48,7 @@ class Extractor(ABC):
 
 
 class FeatureMetric(Metric):
-    """A metric on the vectors of an extractor."""
+    """A metric on the vectors of an extractor, which metrics of the same network share."""
 
     def __init__(self, options: Any, facts: MetricFacts, extractor: Extractor) -> None:
         super().__init__(options, facts)
@@ -64,10 +67,20 @@ class FeatureMetric(Metric):
         """Restore the extractor."""
         self.extractor.restore(state)
 
+    @property
+    def features_key(self) -> str:
+        """The extractor and its variant, which says all that features depend on."""
+        return json.dumps({"extractor": self.extractor.name, **self.extractor.variant}, sort_keys=True)
+
     @torch.no_grad()
     def features(self, batch: ImageBatch) -> Features:
         """{"features": (B, dimensions)}, of several vectors (B, vectors, dimensions)."""
         return {FEATURES: self.extractor(batch).float().cpu()}
+
+    def condense(self, rows: Features, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Number, mean and covariance: all that a Fréchet distance needs."""
+        moments = moments_of(rows[FEATURES].flatten(0, -2))
+        return (Moments.from_tensors(state).joined(moments) if state else moments).tensors()
 
 
 class FrechetDistance(FeatureMetric):
@@ -76,10 +89,11 @@ class FrechetDistance(FeatureMetric):
     def __init__(self, options: Any, facts: MetricFacts, extractor: Extractor, key: str) -> None:
         super().__init__(options, facts, extractor)
         self.resamples, self.key = options.resamples, key
+        self.kept_rows = most_kept(extractor)
 
     def against(self, reference: Features) -> Callable[[Features], Values]:
         """Fit a Gaussian to the reference; the function fits one to the samples."""
-        expected = gaussian_of(reference[FEATURES])
+        expected = moments_of_images(reference).gaussian()
         return lambda samples: {self.key: frechet_distance(expected, gaussian_of(samples[FEATURES]))}
 
     def warnings(self, reference: int, samples: int) -> list[str]:
@@ -95,37 +109,23 @@ class FrechetDistance(FeatureMetric):
         ]
 
 
-@dataclass(frozen=True)
-class Gaussian:
-    """mean (D,) and a factor (n, D), n ≤ D, whose factorᵀ·factor is the covariance; float64."""
-
-    mean: Tensor
-    factor: Tensor
+def most_kept(extractor: Extractor) -> int:
+    """How many reference images keep their vectors."""
+    return max(2, MOST_KEPT // extractor.vectors)
 
 
-def gaussian_of(features: Tensor) -> Gaussian:
-    """Fit a Gaussian to features (N, D) or (N, vectors, D), the covariance with their number less one.
+def moments_of_images(reference: Features) -> Moments:
+    """Moments of all vectors of images, (N, D) or (N, vectors, D), those that were condensed among them.
 
     Raises UsageError for less than two of N.
     """
-    if len(features) < 2:
-        raise UsageError(f"a Fréchet distance needs at least 2 images or clips of either set, got {len(features)}")
-    values = features.flatten(0, -2).double()
-    mean = values.mean(0)
-    rows = (values - mean) / (len(values) - 1) ** 0.5
-    return Gaussian(mean, torch.linalg.qr(rows, mode="r").R if len(rows) > rows.shape[1] else rows)
+    rows = reference[FEATURES]
+    if len(rows) < 2:
+        raise UsageError(f"a Fréchet distance needs at least 2 images or clips of either set, got {len(rows)}")
+    kept = moments_of(rows.flatten(0, -2))
+    return kept if "count" not in reference else kept.joined(Moments.from_tensors(reference))
 
 
-def frechet_distance(first: Gaussian, second: Gaussian) -> float:
-    """Squared Fréchet (Wasserstein-2) distance of two Gaussians. Dowson and Landau 1982; Heusel et al. 2017, eq. 6.
-
-    With Σ = FᵀF, the eigenvalues of Σ₁Σ₂ that are not zero are those of GGᵀ, G = F₁F₂ᵀ: symmetric, and no larger than
-    the smaller set.
-    """
-    product = first.factor @ second.factor.T
-    if product.shape[0] > product.shape[1]:
-        product = product.T
-    root_trace = torch.linalg.eigvalsh(product @ product.T).clamp_min(0).sqrt().sum()
-    traces = first.factor.square().sum() + second.factor.square().sum()
-    distance = (first.mean - second.mean).square().sum() + traces - 2 * root_trace
-    return float(distance.clamp_min(0))
+def gaussian_of(features: Tensor) -> Gaussian:
+    """Fit a Gaussian to features (N, D) or (N, vectors, D). Raises UsageError for less than two of N."""
+    return moments_of_images({FEATURES: features}).gaussian()

@@ -16,11 +16,12 @@ class FrechetVideoDistance(FrechetDistance):
     options: FvdOptions
 
     def __init__(self, options: FvdOptions, facts: MetricFacts) -> None:
-        super().__init__(options, facts, make_extractor(options, facts), "fvd")
+        super().__init__(options, facts, make_extractor(options, facts, "fvd"), "fvd")
 
 
-def make_extractor(options: FvdOptions, facts: MetricFacts) -> Extractor:
-    """The chosen network. Raises UsageError for clips that it cannot take."""
+def make_extractor(options: FvdOptions, facts: MetricFacts, metric: str) -> Extractor:
+    """The chosen network. metric: for messages. Raises UsageError for clips that it cannot take."""
     if facts.channels not in (1, 3):
-        raise UsageError(f"metric fvd: expected clips of 1 or 3 channels, got {facts.channels}")
-    return I3DFeatures(options, facts) if options.network == "i3d" else VideoMaeFeatures(options, facts)
+        raise UsageError(f"metric {metric}: expected clips of 1 or 3 channels, got {facts.channels}")
+    network = I3DFeatures if options.network == "i3d" else VideoMaeFeatures
+    return network(options, facts, metric)

@@ -29,16 +29,16 @@ class I3DFeatures(Extractor):
 
     name = "i3d"
 
-    def __init__(self, options: FvdOptions, facts: MetricFacts) -> None:
+    def __init__(self, options: FvdOptions, facts: MetricFacts, metric: str) -> None:
         if facts.size[0] < FEWEST_FRAMES:
             raise UsageError(
-                f"metric fvd: expected clips of at least {FEWEST_FRAMES} frames for I3D, got "
-                f"{format_size(facts.size)}; --set fvd.network=videomae takes any number"
+                f"metric {metric}: expected clips of at least {FEWEST_FRAMES} frames for I3D, got "
+                f"{format_size(facts.size)}; --set {metric}.network=videomae takes any number"
             )
         self.options, path = options, Path(options.path)
         self.dimensions = CLASSES if options.features == "logits" else POOLED
         network = empty_network()
-        load_state(network, path, "fvd")
+        load_state(network, path, metric)
         self.network = network.to(facts.device).eval().requires_grad_(False)
         self._variant = {"network": "I3D of Kinetics-400", "file": path.name, "digest": file_digest(path)}
 

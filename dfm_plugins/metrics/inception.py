@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dfm_core.errors import UsageError
 from dfm_core.interfaces.metric import Features, ImageBatch, MetricFacts, Values
-from dfm_plugins.metrics.frames import as_frames, spread
-from dfm_plugins.metrics.frechet import FEATURES, Extractor, FeatureMetric, FrechetDistance
+from dfm_plugins.metrics.frames import as_frames, noun_of, spread
+from dfm_plugins.metrics.frechet import FEATURES, Extractor, FeatureMetric, FrechetDistance, most_kept
 from dfm_plugins.metrics.inception_network import FEATURES as DIMENSIONS
 from dfm_plugins.metrics.inception_network import FidInception
 from dfm_plugins.metrics.specs import FidOptions, FrameFidOptions, InceptionOptions, InceptionScoreOptions
@@ -30,7 +30,7 @@ class InceptionFeatures(Extractor):
 
     def __init__(self, options: InceptionOptions, facts: MetricFacts, metric: str) -> None:
         if facts.channels not in (1, 3):
-            raise UsageError(f"metric {metric}: expected images of 1 or 3 channels, got {facts.channels}")
+            raise UsageError(f"metric {metric}: expected {noun_of(facts)} of 1 or 3 channels, got {facts.channels}")
         self.options, path = options, Path(options.path)
         network = empty_network()
         load_state(network, path, metric)
@@ -132,7 +132,12 @@ class InceptionScore(FeatureMetric):
 
     def __init__(self, options: InceptionScoreOptions, facts: MetricFacts) -> None:
         super().__init__(options, facts, InceptionFeatures(options, facts, "is"))
-        self.resamples = options.resamples
+        self.resamples, self.kept_rows = options.resamples, most_kept(self.extractor)
+
+    @property
+    def variant(self) -> Mapping[str, str | int | float]:
+        """Beside the network, the number of splits."""
+        return {**super().variant, "splits": self.options.splits}
 
     def against(self, reference: Features) -> Callable[[Features], Values]:
         """Score the samples alone."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -30,6 +30,11 @@ class MotionDistance(Metric):
             raise UsageError(f"metric motion: expected clips of at least 2 frames, got size {facts.size}")
         self.resamples = options.resamples
         self.steps = [2**power for power in range(facts.size[0].bit_length()) if 2**power < facts.size[0]]
+
+    @property
+    def variant(self) -> Mapping[str, str | int | float]:
+        """How many frames apart."""
+        return {"frames apart": ", ".join(map(str, self.steps))}
 
     def features(self, batch: ImageBatch) -> Features:
         """{"change": (B, steps), "variance": (B, 1)}, float64."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from dfm_core.errors import UsageError
 from dfm_core.interfaces.metric import Features, MetricFacts, Values
+from dfm_plugins.metrics import fvd
 from dfm_plugins.metrics.classifier import ClassifierFeatures
 from dfm_plugins.metrics.dinov2 import DinoFeatures
+from dfm_plugins.metrics.frames import is_of_clips, noun_of
 from dfm_plugins.metrics.frechet import FEATURES, Extractor, FeatureMetric
 from dfm_plugins.metrics.inception import InceptionFeatures
-from dfm_plugins.metrics.specs import FddOptions, InceptionOptions, PrecisionRecallOptions
+from dfm_plugins.metrics.specs import FddOptions, FvdOptions, InceptionOptions, PrecisionRecallOptions
 
+NETWORKS = {False: ("inception", "dinov2"), True: ("i3d", "videomae")}
+"""Networks with weights, by whether clips are measured."""
 _ROWS_AT_ONCE = 1024
 
 
@@ -31,6 +35,11 @@ class PrecisionRecall(FeatureMetric):
     def __init__(self, options: PrecisionRecallOptions, facts: MetricFacts) -> None:
         super().__init__(options, facts, make_extractor(options, facts))
         self.most_images = options.images
+
+    @property
+    def variant(self) -> Mapping[str, str | int | float]:
+        """Beside the network, the number of neighbours."""
+        return {**super().variant, "neighbours": self.options.neighbours}
 
     def against(self, reference: Features) -> Callable[[Features], Values]:
         """Find the radii of the reference; the function finds those of the samples."""
@@ -49,19 +58,27 @@ class PrecisionRecall(FeatureMetric):
     def _radii(self, features: Tensor) -> Tensor:
         if len(features) <= self.options.neighbours:
             raise UsageError(
-                f"metric precision_recall: expected more than {self.options.neighbours} images of either set, got "
-                f"{len(features)}"
+                f"metric precision_recall: expected more than {self.options.neighbours} {noun_of(self.facts)} of "
+                f"either set, got {len(features)}"
             )
         return neighbour_distances(features, self.options.neighbours)
 
 
 def make_extractor(options: PrecisionRecallOptions, facts: MetricFacts) -> Extractor:
-    """The chosen network."""
+    """The chosen network. Raises UsageError for one of images where clips are measured, or the reverse."""
     if options.network == "classifier":
         return ClassifierFeatures(options, facts)
+    fitting, path, metric = NETWORKS[is_of_clips(facts)], str(options.path), "precision_recall"
+    if options.network not in fitting:
+        raise UsageError(
+            f"metric {metric}: {noun_of(facts)} are measured, which network {options.network} does not take; "
+            f"--set {metric}.network={' or '.join(('classifier', *fitting))}"
+        )
     if options.network == "inception":
-        return InceptionFeatures(InceptionOptions(path=str(options.path)), facts, "precision_recall")
-    return DinoFeatures(FddOptions(path=str(options.path)), facts, "precision_recall")
+        return InceptionFeatures(InceptionOptions(path=path), facts, metric)
+    if options.network == "dinov2":
+        return DinoFeatures(FddOptions(path=path), facts, metric)
+    return fvd.make_extractor(FvdOptions(path=path, network=options.network), facts, metric)
 
 
 def neighbour_distances(features: Tensor, neighbours: int) -> Tensor:

@@ -119,8 +119,10 @@ class FddOptions(FrechetOptions):
 class PrecisionRecallOptions(ClassifierOptions):
     """Options of `precision_recall`; those of the classifier matter where it is the network."""
 
-    network: Literal["classifier", "inception", "dinov2"] = Field(
-        default="classifier", description="Whose features: as of `fd`, or as of `fid` or `fdd` with their defaults."
+    network: Literal["classifier", "inception", "dinov2", "i3d", "videomae"] = Field(
+        default="classifier",
+        description="Whose features: as of `fd`; of images, as of `fid` or `fdd`, of clips as of `fvd`, with the "
+        "defaults of those.",
     )
     path: Path | None = Field(default=None, description="Weights of the network, where it has a file.")
     neighbours: int = Field(default=3, ge=1, description="The k-th neighbour is a ball's radius.")
@@ -233,6 +235,7 @@ SPECS = [
         factory="dfm_plugins.metrics.precision_recall:PrecisionRecall",
         options=PrecisionRecallOptions,
         reference="Kynkäänniemi et al. 2019, arXiv:1904.06991",
+        media=_BOTH,
     ),
     MetricSpec(
         name="clip_similarity",

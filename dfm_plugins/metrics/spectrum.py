@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 import torch
@@ -27,6 +27,11 @@ class SpectrumDistance(Metric):
         super().__init__(options, facts)
         self.resamples = options.resamples
         self._masks = octaves(facts.size[-2:], options.bands)
+
+    @property
+    def variant(self) -> Mapping[str, str | int | float]:
+        """Number of bands, and the window."""
+        return {"bands": len(self._masks), "window": "Hann"}
 
     def features(self, batch: ImageBatch) -> Features:
         """Power of every band: {"power": (B, bands)}."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -40,6 +40,18 @@ class SlicedWassersteinDistance(Metric):
                 f"metric swd: expected {noun_of(facts)} of at least {PATCH}×{PATCH}, got {format_size(facts.size)}"
             )
         self.most_images = options.images
+
+    @property
+    def variant(self) -> Mapping[str, str | int | float]:
+        """Side and number of the patches, directions, levels of the pyramid, and the seed of what is random."""
+        options = self.options
+        return {
+            "patch": PATCH,
+            "patches": options.patches,
+            "directions": options.directions,
+            "levels": len(self.levels),
+            "seed": options.seed,
+        }
 
     @property
     def levels(self) -> list[Size]:

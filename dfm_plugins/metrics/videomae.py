@@ -23,17 +23,17 @@ class VideoMaeFeatures(Extractor):
 
     name = "videomae"
 
-    def __init__(self, options: FvdOptions, facts: MetricFacts) -> None:
+    def __init__(self, options: FvdOptions, facts: MetricFacts, metric: str) -> None:
         folder = Path(options.path)
-        self.network = load_pretrained(folder, "VideoMAEModel", "fvd").to(facts.device)
+        self.network = load_pretrained(folder, "VideoMAEModel", metric).to(facts.device)
         config = self.network.config
         self.dimensions, self._side = int(config.hidden_size), int(config.image_size)
         self._places = spread(facts.size[0], int(config.num_frames))
-        self._variant = folder_variant(folder, f"VideoMAE of {self.dimensions} features")
+        self._variant = folder_variant(folder, "VideoMAE", config) | {"frames a patch": int(config.tubelet_size)}
 
     @property
     def variant(self) -> Mapping[str, str | int | float]:
-        """Folder, digest of its weights, and what clips were made into."""
+        """Architecture, folder, digest of its weights, and what clips were made into."""
         return {**self._variant, "frames": len(self._places), "resolution": self._side}
 
     def __call__(self, batch: ImageBatch) -> Tensor:

@@ -99,7 +99,17 @@ def transformers_library(metric: str) -> Any:
     return transformers
 
 
-def folder_variant(folder: Path, network: str) -> dict[str, str | int | float]:
-    """Name of a network, its folder, and a digest over its weight files."""
+def folder_variant(folder: Path, network: str, config: Any) -> dict[str, str | int | float]:
+    """What tells a vision transformer from others: name, depth, patches; its folder, and a digest over its weights.
+
+    config: of transformers, of the part that sees images.
+    """
     digests = "".join(file_digest(path) for path in sorted(folder.glob("*.safetensors")))
-    return {"network": network, "file": folder.name, "digest": hashlib.sha256(digests.encode()).hexdigest()[:16]}
+    return {
+        "network": network,
+        "width": int(config.hidden_size),
+        "layers": int(config.num_hidden_layers),
+        "patch": int(config.patch_size),
+        "file": folder.name,
+        "digest": hashlib.sha256(digests.encode()).hexdigest()[:16],
+    }

@@ -42,7 +42,7 @@ def test_a_table_and_files(run: Path, dfm: Dfm) -> None:
         ["cfg_1.5", "fd"],
     ]
     assert "spectrum_4" in result.out
-    assert "network classifier of 8 classes, seed 0, accuracy" in result.out
+    assert "network classifier of 8 classes, resolution 64, seed 0, accuracy" in result.out
     assert "warning: fd: 20 samples for features of 64 dimensions" in result.err
     folder = run / "evaluation" / "0001"
     assert f"wrote {folder / 'results.json'}" in result.out
@@ -109,7 +109,7 @@ def test_a_run_of_clips(run_of_clips: Path, photos: Path, dfm: Dfm, rejected: Re
     assert written["rows"] == json.loads((folder / "results.json").read_text())["rows"]
     said = rejected("eval", run_of_clips, "--metrics", "fid", "--set", "fid.path=x", "--device", "cpu", code=2)
     assert "metric 'fid' is for images" in said
-    assert "for clips: swd, spectrum, fd, motion, frame_fid, fvd (--metrics)" in said
+    assert "for clips: swd, spectrum, fd, motion, frame_fid, fvd, precision_recall (--metrics)" in said
     assert "--frames: a run says how many" in rejected("eval", run_of_clips, "--frames", 4)
     assert "--frame-rate is of clips in folders" in rejected("eval", run_of_clips, "--frame-rate", 4)
 

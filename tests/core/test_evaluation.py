@@ -18,7 +18,6 @@ from PIL import Image
 from dfm_core.api import train
 from dfm_core.errors import CompositionError, DataError, UsageError
 from dfm_core.evaluation.evaluation import Evaluation, EvaluationSettings, evaluate_folder, evaluate_model
-from dfm_core.evaluation.evaluator import reference_of_folder
 from dfm_core.evaluation.image_sets import (
     Some,
     folder_images,
@@ -27,7 +26,9 @@ from dfm_core.evaluation.image_sets import (
     rounded,
 )
 from dfm_core.evaluation.measuring import interval, real_score
+from dfm_core.evaluation.reference import reference_of_folder
 from dfm_core.evaluation.reference_cache import ReferenceCache
+from dfm_core.evaluation.reference_features import ReferenceFeatures
 from dfm_core.evaluation.sample_store import SampleStore, StoredSamples
 from dfm_core.interfaces.metric import Metric
 from dfm_core.model import Model, load
@@ -197,7 +198,7 @@ def test_statistics_of_the_reference_are_computed_once(
     first = evaluate_model(model, tmp_path, settings, World())
     (tmp_path / "cache").mkdir(exist_ok=True)
     entries = sorted(path.name for path in (tmp_path / "cache").iterdir())
-    assert [name.rpartition("-")[0] for name in entries] == ["fd", "fd", "spectrum"]  # the classifier; then features
+    assert [name.rpartition("-")[0] for name in entries] == ["fd", "features", "spectrum"]  # fd: the classifier
     described = json.loads((tmp_path / "cache" / entries[2] / "description.json").read_text())
     assert described["reference"]["used"] == 90
     assert described["metric"]["options"] == {"bands": 4, "resamples": 5}
@@ -351,13 +352,16 @@ def test_real_images_are_taken_out_of_the_reference() -> None:
             return lambda samples: {"rest": float(len(reference["x"])), "taken": float(len(samples["x"]))}
 
     metric: Metric = Counting()  # type: ignore[assignment]
-    found = real_score(metric, {"x": torch.zeros(10, 1)}, 3)
+    found = real_score(metric, ReferenceFeatures({"x": torch.zeros(10, 1)}), 3)
     assert found is not None
     assert (found.values, found.images) == ({"rest": 7.0, "taken": 3.0}, 3)
-    half = real_score(metric, {"x": torch.zeros(10, 1)}, 50)
+    half = real_score(metric, ReferenceFeatures({"x": torch.zeros(10, 1)}), 50)
     assert half is not None
     assert half.images == 5
-    assert real_score(metric, {"x": torch.zeros(3, 1)}, 50) is None
+    assert real_score(metric, ReferenceFeatures({"x": torch.zeros(3, 1)}), 50) is None
+    few = real_score(metric, ReferenceFeatures({"x": torch.zeros(10, 1)}, {"sum": torch.zeros(1)}, 90), 50)
+    assert few is not None
+    assert (few.values, few.images) == ({"rest": 2.0, "taken": 8.0}, 8)
 
 
 class Meeting:

@@ -6,8 +6,11 @@ import io
 import itertools
 import json
 import logging
+import os
 import pickle
 import re
+import stat
+import sys
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -416,6 +419,16 @@ def test_headers_are_read_once(tmp_path: Path, own_cache: Path, monkeypatch: pyt
     shards(tmp_path, label="txt")
     assert len(scanned) == 4, "and one of other options"
     assert not list(own_cache.glob("*.part"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no umask")
+def test_who_may_read_an_index_is_the_umasks_choice(tmp_path: Path, own_cache: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        numbers(shards(write_numbered(tmp_path, [2])[0].parent))
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in own_cache.glob("*.index")] == [0o640]
 
 
 def test_a_long_first_start_is_announced(

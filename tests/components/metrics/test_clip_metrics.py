@@ -15,7 +15,8 @@ from dfm_core.errors import UsageError
 from dfm_core.interfaces.metric import Metric, MetricFacts
 from dfm_plugins.metrics.classifier import ClassifierFeatures, ClassifierFrechetDistance, shrunk, shuffled
 from dfm_plugins.metrics.frames import spread
-from dfm_plugins.metrics.frechet import Gaussian, frechet_distance, gaussian_of
+from dfm_plugins.metrics.frechet import gaussian_of
+from dfm_plugins.metrics.gaussians import Gaussian, frechet_distance
 from dfm_plugins.metrics.motion import MotionDistance
 from dfm_plugins.metrics.specs import ClassifierFrechetOptions, MotionOptions, SpectrumOptions, SwdOptions
 from dfm_plugins.metrics.spectrum import SpectrumDistance
@@ -46,6 +47,7 @@ def grating(turn: float, frames: int = 8) -> Tensor:
 def test_the_change_of_a_grating_in_closed_form(turn: float) -> None:
     """E(x(t+k) − x(t))² / 2Var(x) = 1 − cos(k·turn), whatever the contrast."""
     metric = motion(MetricFacts((8, 16, 16), 1))
+    assert metric.variant == {"frames apart": "1, 2, 4"}
     for contrast in (1.0, 0.1):
         found = metric.features(batch_of(contrast * grating(turn)))
         expected = torch.tensor([1 - math.cos(step * turn) for step in (1, 2, 4)], dtype=torch.float64)

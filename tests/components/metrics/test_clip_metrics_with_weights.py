@@ -152,6 +152,19 @@ def test_fvd_of_i3d(files: dict[str, Path]) -> None:
     assert "6 samples for features of 400 dimensions" in metric.warnings(6, 6)[0]
 
 
+def test_precision_and_recall_see_clips_as_fvd_does(files: dict[str, Path], videomae: Path) -> None:
+    clips = moving_clips(6, 0, frames=9)
+    for network, path in (("i3d", files["i3d"]), ("videomae", videomae)):
+        metric = create("precision_recall", network=network, path=path)
+        fvd = create("fvd", network=network, path=path)
+        assert metric.features_key == fvd.features_key
+        assert torch.equal(metric.features(batch_of(clips))["features"], fvd.features(batch_of(clips))["features"])
+        assert score(metric, clips, clips) == {"precision_recall": 1.0, "precision": 1.0, "recall": 1.0}
+        assert metric.variant["neighbours"] == 3
+    with pytest.raises(UsageError, match="precision_recall: expected more than 3 clips of either set, got 3"):
+        score(metric, clips[:3], clips)
+
+
 def test_features_of_i3d_without_the_last_layer(files: dict[str, Path]) -> None:
     """The logits are the last layer of the pooled features; grey clips are shown as RGB."""
     clips = moving_clips(2, 0, frames=9)
@@ -200,7 +213,11 @@ def test_fvd_of_videomae(videomae: Path) -> None:
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
     assert score(metric, clips, clips)["fvd"] == pytest.approx(0, abs=1e-5)
     assert score(metric, clips, in_another_order(clips))["fvd"] > 1e-4
-    assert (metric.variant["network"], metric.variant["frames"]) == ("VideoMAE of 16 features", 4)
+    variant = {key: value for key, value in metric.variant.items() if key not in ("digest", "file")}
+    assert variant == {
+        **{"network": "VideoMAE", "width": 16, "layers": 1, "patch": 8},
+        **{"frames a patch": 2, "frames": 4, "resolution": 16},
+    }
     few = create("fvd", MetricFacts((2, 16, 16), 3), network="videomae", path=videomae)
     assert few.features(batch_of(clips[:, :, :2]))["features"].shape == (12, 16)
 

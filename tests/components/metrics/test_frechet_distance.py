@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -12,7 +14,8 @@ from torch import Tensor
 from dfm_core.errors import UsageError
 from dfm_core.interfaces.metric import MetricFacts
 from dfm_plugins.metrics.classifier import ClassifierFrechetDistance
-from dfm_plugins.metrics.frechet import Gaussian, frechet_distance, gaussian_of
+from dfm_plugins.metrics.frechet import gaussian_of
+from dfm_plugins.metrics.gaussians import Gaussian, Moments, frechet_distance, moments_of
 from dfm_plugins.metrics.specs import ClassifierFrechetOptions
 
 
@@ -36,6 +39,23 @@ def test_agrees_with_scipy(count: int, other: int) -> None:
     first, second = features(count, 64, 1), features(other, 64, 2)
     expected = reference_distance(first, second)
     assert frechet_distance(gaussian_of(first), gaussian_of(second)) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("parts", [(7, 1, 392), (100, 300), (1,) * 400])
+def test_moments_of_parts_agree_with_scipy(parts: tuple[int, ...]) -> None:
+    """Far from the origin, where sums of squares would lose digits."""
+    first, second = features(400, 16, 1) + 1000, features(300, 16, 2) + 1000
+    joined = reduce(Moments.joined, map(moments_of, first.split(parts)))
+    assert joined.count == 400
+    distance = frechet_distance(joined.gaussian(), gaussian_of(second))
+    assert distance == pytest.approx(reference_distance(first, second), rel=1e-6)
+
+
+def test_large_sets_are_taken_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = features(400, 16, 1), features(300, 16, 2)
+    monkeypatch.setattr("dfm_plugins.metrics.gaussians._ROWS_AT_ONCE", 50)
+    distance = frechet_distance(gaussian_of(first), gaussian_of(second))
+    assert distance == pytest.approx(reference_distance(first, second), rel=1e-6)
 
 
 @pytest.mark.parametrize(("count", "other"), [(20, 500), (500, 20), (20, 30)])

@@ -145,6 +145,13 @@ class Forgetful(Made):
             super().restore(state)
 
 
+class Losing(Made):
+    kept_rows = 8
+
+    def condense(self, rows: Features, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {}
+
+
 class UpsideDown(Made):
     better = "higher"
 
@@ -162,6 +169,7 @@ BROKEN: dict[str, type[Made]] = {
     "numbers_are_finite": NotANumber,
     "the_order_of_images_does_not_matter": InOrder,
     "a_state_makes_another_instance_the_same": Forgetful,
+    "condensed_rows_count_as_rows": Losing,
     "the_reference_itself_is_better_than_noise": UpsideDown,
     "numbers_depend_on_the_reference": Alone,
 }
@@ -196,6 +204,19 @@ def test_a_row_too_few_is_one_fault() -> None:
     found = broken_laws(DropsARow)
     assert set(found) == {"features_have_one_row_an_image"}
     assert "expected 24 rows on the CPU, got (23, 3)" in found["features_have_one_row_an_image"]
+
+
+def test_names_of_features_are_no_names_of_a_state() -> None:
+    class Overwriting(Losing):
+        def condense(self, rows: Features, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return dict(rows)
+
+    assert "give its tensors other names" in broken_laws(Overwriting)["condensed_rows_count_as_rows"]
+
+
+def test_rows_that_nobody_condenses_are_an_error() -> None:
+    with pytest.raises(PluginError, match="Made keeps some rows of a reference, so it needs a method condense"):
+        Made().condense({}, {})
 
 
 def test_a_state_that_nobody_takes_is_an_error() -> None:

@@ -17,7 +17,9 @@ from dfm_core.errors import ConfigError, DFMError, UsageError
 from dfm_core.interfaces.metric import ImageBatch, Metric, MetricFacts
 from dfm_core.plugins.registry import Registry
 from dfm_plugins.metrics import inception
+from dfm_plugins.metrics.dinov2 import MEAN, STD, normalised
 from dfm_plugins.metrics.inception import inception_score, resized
+from dfm_plugins.metrics.inception_network import Convolution, average_pool
 from dfm_plugins.metrics.precision_recall import neighbour_distances, share_inside
 
 REGISTRY = Registry.discover({})
@@ -68,10 +70,18 @@ def test_the_inception_is_the_fid_variant(files: dict[str, Path]) -> None:
 def test_the_last_block_pools_by_the_maximum_and_the_others_leave_padding_out() -> None:
     network = inception.empty_network()
     assert [network.Mixed_7b.largest, network.Mixed_7c.largest] == [False, True]
-    from dfm_plugins.metrics.inception_network import average_pool
-
     ones = torch.ones(1, 1, 4, 4)
     assert torch.equal(average_pool(ones), ones)  # counted padding would darken the edge
+
+
+def test_the_batch_norm_is_that_of_the_graph() -> None:
+    """Its ε is 0.001, not PyTorch's 0.00001: x / √(0.003 + 0.001) · 2 + 0.5, then ReLU."""
+    layer = Convolution(1, 1).eval()
+    state = {"weight": 2.0, "bias": 0.5, "running_mean": 0.0, "running_var": 0.003}
+    layer.bn.load_state_dict({name: torch.tensor([value]) for name, value in state.items()}, strict=False)
+    torch.nn.init.ones_(layer.conv.weight)
+    found = layer(torch.tensor([0.1, -0.1]).reshape(1, 1, 1, 2)).flatten().tolist()
+    assert found == pytest.approx([0.1 / 0.004**0.5 * 2 + 0.5, 0], rel=1e-6)
 
 
 def legacy_bilinear(image: np.ndarray, side: int) -> np.ndarray:
@@ -113,6 +123,17 @@ def test_fid_and_is_measure(files: dict[str, Path], small_inception: None) -> No
     assert grey.features(batch_of(real[:1, :1]))["features"].shape == (1, 2048)
 
 
+def test_logits_of_the_inception_score_are_without_bias(files: dict[str, Path]) -> None:
+    """As in the original code. A bias that prefers one class would make all images of that class, and the score 1."""
+    metric = create("is", path=files["inception"], splits=1)
+    network = metric.extractor.network  # type: ignore[attr-defined]
+    network.fc.bias[3] = 1e6
+    network.fc.weight.zero_()[torch.arange(4), torch.arange(4)] = 100
+    features = torch.eye(4, 2048)
+    assert metric.against({})({"features": features})["is"] == pytest.approx(4)
+    assert metric.variant["splits"] == 1
+
+
 def test_inception_score_of_known_distributions() -> None:
     sure = torch.eye(4, dtype=torch.float64).clamp_min(1e-12).log()
     assert inception_score(sure) == pytest.approx(4)
@@ -127,8 +148,16 @@ def test_fdd(files: dict[str, Path]) -> None:
     assert metric.features(batch_of(real))["features"].shape == (24, 16)
     assert score(metric, real, real)["fdd"] == pytest.approx(0, abs=1e-5)
     assert score(metric, real, noisy(real, 0.5))["fdd"] > 1e-3
-    assert metric.variant["network"] == "DINOv2 of 16 features"
-    assert metric.variant["file"] == "dinov2"
+    variant = {key: value for key, value in metric.variant.items() if key != "digest"}
+    architecture = {"network": "DINOv2", "width": 16, "layers": 1, "patch": 14}
+    assert variant == {**architecture, "file": "dinov2", "resolution": 28}
+
+
+def test_what_dinov2_gets_has_the_mean_and_spread_of_imagenet() -> None:
+    """As the model cards say, of values in [0, 1]: 0.485, 0.456, 0.406 become 0, and 0.714, 0.68, 0.631 become 1."""
+    for values, expected in (([0.485, 0.456, 0.406], 0.0), ([0.714, 0.68, 0.631], 1.0)):
+        image = 2 * torch.tensor(values)[None, :, None, None].expand(1, 3, 4, 4) - 1
+        torch.testing.assert_close(normalised(image, 8, MEAN, STD), torch.full((1, 3, 8, 8), expected))
 
 
 def test_clip_similarity(files: dict[str, Path]) -> None:
@@ -149,7 +178,9 @@ def test_clip_similarity(files: dict[str, Path]) -> None:
         ).logits_per_image
     cosines = 100 * logits / model.logit_scale.exp()
     torch.testing.assert_close(found, cosines[torch.arange(4), labels].detach(), atol=0.02, rtol=0)
-    assert metric.variant["prompt"] == "a photo of a {}"
+    variant = {key: value for key, value in metric.variant.items() if key not in ("digest", "file")}
+    architecture = {"network": "CLIP", "width": 8, "layers": 1, "patch": 8}
+    assert variant == {**architecture, "resolution": 16, "prompt": "a photo of a {}"}
     with pytest.raises(UsageError, match="expected labelled images"):
         metric.features(batch_of(images))
 
@@ -225,6 +256,7 @@ def test_laws_with_the_inception(name: str, files: dict[str, Path], small_incept
         ("clip_similarity", {"path": "nowhere"}, r"clip_similarity\.path: expected a folder"),
         ("clip_similarity", {"path": "x", "prompt": "cat"}, r"expected a text with one \{\} for the name"),
         ("precision_recall", {"network": "inception"}, "inception needs a path to its weights"),
+        ("precision_recall", {"network": "i3d"}, "i3d needs a path to its weights"),
         ("precision_recall", {"path": "x"}, "the classifier is trained on the reference and has no file"),
     ],
 )
@@ -246,6 +278,26 @@ def test_images_that_a_network_cannot_take(files: dict[str, Path]) -> None:
             create(name, MetricFacts((32, 32), 4), path=path)
     with pytest.raises(UsageError, match="the images have no classes"):
         create("clip_similarity", MetricFacts((32, 32), 3), path=files["clip"])
+
+
+@pytest.mark.parametrize(
+    ("size", "network", "message"),
+    [
+        (
+            (8, 32, 32),
+            "inception",
+            r"clips are measured, which network inception does not take; .*=classifier or i3d or",
+        ),
+        (
+            (32, 32),
+            "i3d",
+            r"images are measured, which network i3d does not take; .*=classifier or inception or dinov2",
+        ),
+    ],
+)
+def test_precision_and_recall_of_the_other_medium(size: tuple[int, ...], network: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        create("precision_recall", MetricFacts(size, 3), network=network, path="nowhere")
 
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:

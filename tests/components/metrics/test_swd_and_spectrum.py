@@ -62,6 +62,7 @@ def test_patches_are_normalised_over_the_set_and_channel() -> None:
 
 def test_levels_and_patches() -> None:
     metric = SlicedWassersteinDistance(SwdOptions(), MetricFacts((64, 96), 1))
+    assert metric.variant == {"patch": 7, "patches": 128, "directions": 512, "levels": 3, "seed": 0}
     assert metric.levels == [(64, 96), (32, 48), (16, 24)]
     found = metric.features(batch_of(torch.zeros(2, 1, 64, 96)))
     assert {name: tuple(rows.shape) for name, rows in found.items()} == dict.fromkeys(
@@ -122,6 +123,12 @@ def test_twice_the_contrast_is_six_decibels_in_every_band() -> None:
     assert list(found) == ["spectrum", *(f"spectrum_{band}" for band in range(1, 5))]
     for value in found.values():
         assert value == pytest.approx(20 * np.log10(2), abs=1e-3)
+
+
+def test_the_bands_are_named() -> None:
+    for side, bands in ((32, 4), (2, 1)):
+        metric = SpectrumDistance(SpectrumOptions(), MetricFacts((side, side), 3))
+        assert metric.variant == {"bands": bands, "window": "Hann"}
 
 
 def test_blur_shows_in_the_finest_octave_with_its_sign() -> None:

@@ -1,0 +1,102 @@
+"""The real images or clips that samples are measured against, and what tells one set of them from another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from dfm_core.assembly import Assembler
+from dfm_core.errors import DataError
+from dfm_core.evaluation.image_sets import FolderImages, Shown, image_batches
+from dfm_core.interfaces.autoencoder import state_digest
+from dfm_core.interfaces.dataset import Dataset, Split
+from dfm_core.media import PLURAL, measured_medium, measured_size
+from dfm_core.randomness import derive_generator
+from dfm_core.run_evaluation import fixed_choice
+from dfm_core.stages import Size
+
+PROBED = 8
+"""Images whose bits tell one set of reference data from another, beside its description."""
+
+
+@dataclass(frozen=True)
+class View:
+    """How real images are shown where samples are smaller. show: makes them so. size: then. described: plain data."""
+
+    show: Shown
+    size: Size
+    described: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Real images or clips.
+
+    described: where they come from, in plain data. most: how many are used at most. view: how they are shown, None as
+    they are.
+    """
+
+    dataset: Dataset
+    described: Mapping[str, Any]
+    most: int
+    view: View | None = None
+
+    @cached_property
+    def indices(self) -> list[int]:
+        """Which images are used, in an order that depends on their number only (of shards: on their order, too).
+
+        Of sections, which are clips and images, say: those of the first.
+        """
+        sections = self.dataset.sections()
+        length = sections[0].length if sections else len(self.dataset)
+        if self.dataset.shard_lengths() is not None:
+            return fixed_choice(self.dataset, min(self.most, length))
+        return torch.randperm(length, generator=derive_generator(0, "reference"))[: self.most].tolist()
+
+    @property
+    def size(self) -> Size:
+        """Height × width, of clips frames × height × width."""
+        return measured_size(self.dataset.facts.size if self.view is None else self.view.size)
+
+    @property
+    def shown(self) -> Shown | None:
+        """What is made of the images before they are measured; None: nothing."""
+        return None if self.view is None else self.view.show
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Plain data that differs where the images do: description, numbers, bits of some images."""
+        batch = next(image_batches(self.dataset, self.indices[:PROBED], device=torch.device("cpu")), None)
+        if batch is None:
+            noun = PLURAL[measured_medium(self.size)]
+            raise DataError(f"none of the first {noun} of the reference could be read")
+        return {
+            **self.described,
+            **({} if self.view is None else {"shown as": dict(self.view.described)}),
+            "size": list(self.size),
+            "images": len(self.dataset),
+            "used": len(self.indices),
+            "probe": state_digest({"images": batch.images}),
+        }
+
+
+def reference_of_run(assembler: Assembler, split: Split, most: int) -> Reference:
+    """The data set that a run's configuration names. Raises DataError if it is empty, or no images."""
+    dataset = assembler.dataset(split)
+    if dataset.latents is not None:
+        raise DataError("the run's data is stored latents; give the images that they were made of: --reference FOLDER")
+    if len(dataset) == 0:
+        raise DataError(f"the {split} split of the run's data is empty; use another --split or --reference FOLDER")
+    choice = assembler.config.component("dataset").model_dump(mode="json")
+    provider = {key: assembler.providers()["dataset"].get(key, "") for key in ("distribution", "version", "object")}
+    described = {"dataset": choice, "provider": provider, "split": split, "seed": assembler.config.seed}
+    return Reference(dataset, described, most)
+
+
+def reference_of_folder(images: FolderImages, most: int) -> Reference:
+    """The images of a folder."""
+    return Reference(images, {"folder": images.options.path, "listing": images.listing}, most)
