@@ -18,7 +18,7 @@ from paired import compared, taking_turns
 from step import Stepper, compose
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Measure, print, and tell by the exit code whether the bound holds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="S", help="size of the transformer")
@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--pairs", type=int, default=30)
     parser.add_argument("--device", default="cpu")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     device = torch.device(arguments.device)
     fine = (arguments.frames, arguments.resolution, arguments.resolution)
     coarse = (fine[0] // 2 if arguments.in_time else fine[0], fine[1] // 2, fine[2] // 2)
