@@ -112,3 +112,11 @@ def test_stages_that_divide_time() -> None:
     shapes = [{"resolution": "5x16x16", "shape": "3x5x16x16"}, {"resolution": "9x32x32", "shape": "3x9x32x32"}]
     assert planned.stages == shapes
     assert planned.backbone["tokens"] == "5x8x8 = 320"
+
+
+@pytest.mark.parametrize(("preset", "tokens", "teraflops"), [("video-quickstart", 128, 20.1), ("video-32", 256, 24.1)])
+def test_the_presets_cost_what_their_page_says(preset: str, tokens: int, teraflops: float) -> None:
+    config = resolve_config(ConfigRequest(presets=(preset,))).config
+    planned = plan_training(Assembler(config, default_registry()), DataDescription(3, tuple("abcdefghijkl")))
+    assert planned.backbone["tokens"].endswith(f" = {tokens}")
+    assert planned.flops * config.training.max_steps == pytest.approx(teraflops * 1e12, rel=0.01)
