@@ -120,3 +120,18 @@ def test_the_presets_cost_what_their_page_says(preset: str, tokens: int, teraflo
     planned = plan_training(Assembler(config, default_registry()), DataDescription(3, tuple("abcdefghijkl")))
     assert planned.backbone["tokens"].endswith(f" = {tokens}")
     assert planned.flops * config.training.max_steps == pytest.approx(teraflops * 1e12, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "stages", "gigaflops"),
+    [
+        ({}, ["8x16x16", "8x32x32"], 378),
+        ({}, ["1x16x16", "1x32x32"], 160),
+        ({"size": "S", "attention": "factorised", "temporal_patch": 2}, ["16x32x32", "16x64x64"], 1076),
+    ],
+)
+def test_a_step_of_the_default_network_costs_what_its_pages_say(
+    options: dict[str, object], stages: list[str], gigaflops: float
+) -> None:
+    planned = plan(stages=stages, backbone={"name": "video_dit", "options": options})
+    assert planned.flops == pytest.approx(gigaflops * 1e9, rel=0.01)
