@@ -22,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, print, and tell by the exit code whether the bound holds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="S", help="size of the transformer")
+    parser.add_argument("--depth", type=int, default=None, help="blocks, if not the size's")
     parser.add_argument("--attention", default="full", choices=["full", "factorised"])
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--resolution", type=int, default=32)
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def network(arguments: argparse.Namespace, coarse: tuple[int, ...]) -> dict[str, object]:
     """The backbone, with patches that give one stage as many tokens as two."""
-    options = {"size": arguments.size, "attention": arguments.attention}
+    options = {"size": arguments.size, "depth": arguments.depth, "attention": arguments.attention}
     return {"name": "video_dit", "options": {**options, "temporal_patch": arguments.frames // coarse[0]}}
 
 

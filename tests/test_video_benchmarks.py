@@ -106,7 +106,7 @@ def test_a_clip_differs_by_the_frame_that_differs_most() -> None:
 def test_a_step_of_clips_is_measured(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     import video_step
 
-    small = ["--size", "Ti", "--frames", "2", "--resolution", "16", "--pairs", "1"]
+    small = ["--size", "Ti", "--depth", "2", "--frames", "2", "--resolution", "16", "--pairs", "1"]
     assert video_step.main([*small, *options]) in (0, 1)  # one pair says nothing
     said = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"tokens: .+; FLOPs, two stages over one: 1\.\d{5}", said[0])

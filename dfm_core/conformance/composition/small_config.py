@@ -39,10 +39,12 @@ SIZES: tuple[tuple[Size, ...], ...] = (
     ((8, 8), (16, 16), (32, 32)),
     ((4, 4), (8, 8), (16, 16), (32, 32)),
 )
+CLIP_SIZES: tuple[tuple[Size, ...], ...] = (((4, 4), (8, 8)), *SIZES)
+"""Of a component that takes clips alone: smaller ones first, since each frame has as many tokens as an image."""
 SMALL = Level({"preset": CHECK_DEFAULTS}, soft=True)
 """Default components that are smaller than a user's."""
 FRAMES = 3
-"""Of a component that takes clips alone: the same sizes, with so many frames."""
+"""Of a component that takes clips alone."""
 
 Partners = Mapping[str, object]
 """Kind -> a name, or a name and options, in the place of the default component."""
@@ -63,14 +65,14 @@ class SmallConfig:
     def __init__(self, subject: Subject, registry: Registry, folder: Path, partners: Partners) -> None:
         self._subject, self._registry, self._folder = subject, registry, folder
         of_clips = getattr(subject.resolved.spec, "media", None) == {"video"}
-        self._frames = (FRAMES,) if of_clips else ()
+        self._frames, self._sizes = ((FRAMES,), CLIP_SIZES) if of_clips else ((), SIZES)
         self._partners = {**(_takers_of_clips(registry) if of_clips else {}), **partners}
 
     def accepted(self) -> Parts:
         """Find stages at which every part can be made. Raises LawBroken where each choice is refused."""
         autoencoder = self._autoencoder()
         refusals: list[str] = []
-        for sizes in SIZES:
+        for sizes in self._sizes:
             try:
                 return self._parts([pixel_size(autoencoder, (*self._frames, *size)) for size in sizes], {})
             except PluginError:
@@ -78,7 +80,7 @@ class SmallConfig:
             except UsageError as refusal:
                 refusals.append(str(refusal))
         raise LawBroken(
-            f"each of {len(SIZES)} choices of stages is refused, expected one to be accepted; the first refusal: "
+            f"each of {len(self._sizes)} choices of stages is refused, expected one to be accepted; the first refusal: "
             f"{refusals[0]}"
         )
 
