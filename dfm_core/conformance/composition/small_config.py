@@ -65,7 +65,8 @@ class SmallConfig:
     def __init__(self, subject: Subject, registry: Registry, folder: Path, partners: Partners) -> None:
         self._subject, self._registry, self._folder = subject, registry, folder
         of_clips = getattr(subject.resolved.spec, "media", None) == {"video"}
-        self._frames, self._sizes = ((FRAMES,), CLIP_SIZES) if of_clips else ((), SIZES)
+        self._frames = (FRAMES,) if of_clips else ()
+        self._sizes = CLIP_SIZES if of_clips else SIZES
         self._partners = {**(_takers_of_clips(registry) if of_clips else {}), **partners}
 
     def accepted(self) -> Parts:
