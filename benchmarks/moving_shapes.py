@@ -1,8 +1,9 @@
 """Do samples of clips move as their class says?
 
-    python benchmarks/moving_shapes.py                  # trains `--preset video-quickstart` first: 20 TFLOP
-    python benchmarks/moving_shapes.py --max-steps 300  # a shorter training, with a worse share
-    python benchmarks/moving_shapes.py --run runs/mine  # judges a run that is there
+    python benchmarks/moving_shapes.py                    # trains `--preset video-quickstart` first: 20 TFLOP
+    python benchmarks/moving_shapes.py --preset video-32  # larger clips: 24 TFLOP
+    python benchmarks/moving_shapes.py --max-steps 300    # a shorter training, with a worse share
+    python benchmarks/moving_shapes.py --run runs/mine    # judges a run that is there
 
 64 samples, the classes by turns, at seed 0 and the run's guidance. In each the centre of the shape is measured in the
 first and the last frame; a sample fits its class where the centre went at least a twentieth of the picture, within 45
@@ -11,17 +12,12 @@ degrees of the class's direction. Beside it: the same of real clips, and of the 
 
 from __future__ import annotations
 
-import argparse
-import json
-import tempfile
-import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
+from judged import make_parser, report
 from torch import Tensor
 
-import dfm_core as dfm
 from dfm_core.assembly import Assembler
 from dfm_core.model import Model
 from dfm_core.training.data import load_batch
@@ -76,26 +72,8 @@ def judge(model: Model, num: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, help="a run's folder; without, the preset is trained")
-    parser.add_argument("--max-steps", type=int, help="of the training; default: the preset's")
-    parser.add_argument("--num", type=int, default=64)
-    parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
-    arguments = parser.parse_args()
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        run = arguments.run
-        if run is None:
-            run = Path(folder) / "run"
-            steps = {"max_steps": arguments.max_steps} if arguments.max_steps else {}
-            dfm.train(presets=["video-quickstart"], output=str(run), device="cpu", quiet=arguments.json, **steps)
-        trained = time.perf_counter()
-        numbers = judge(dfm.load(run, device="cpu"), arguments.num)
-    numbers |= {"training_seconds": trained - started, "judging_seconds": time.perf_counter() - trained}
-    if arguments.json:
-        print(json.dumps(numbers))
-    else:
-        print("\n".join(f"{name}: {value:.3f}" for name, value in numbers.items()))
+    arguments = make_parser(__doc__, preset="video-quickstart", num=64).parse_args()
+    report(arguments, lambda model: judge(model, arguments.num))
 
 
 if __name__ == "__main__":

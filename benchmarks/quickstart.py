@@ -9,17 +9,11 @@ nothing is concluded); then it names 256 samples, 32 a class, at seed 0 and the 
 
 from __future__ import annotations
 
-import argparse
-import json
-import tempfile
-import time
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
+from judged import make_parser, report
 from torch import Tensor, nn
 
-import dfm_core as dfm
 from dfm_core.assembly import Assembler
 from dfm_core.interfaces.dataset import Dataset
 from dfm_core.model import Model
@@ -71,25 +65,10 @@ def judge(model: Model, num: int, classifier_steps: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, help="a run's folder; without, the quickstart is trained")
-    parser.add_argument("--num", type=int, default=256)
+    parser = make_parser(__doc__, preset="quickstart", num=256)
     parser.add_argument("--classifier-steps", type=int, default=900)
-    parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     arguments = parser.parse_args()
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        run = arguments.run
-        if run is None:
-            run = Path(folder) / "quickstart"
-            dfm.train(presets=["quickstart"], output=str(run), device="cpu", quiet=arguments.json)
-        trained = time.perf_counter()
-        numbers = judge(dfm.load(run, device="cpu"), arguments.num, arguments.classifier_steps)
-    numbers |= {"training_seconds": trained - started, "judging_seconds": time.perf_counter() - trained}
-    if arguments.json:
-        print(json.dumps(numbers))
-    else:
-        print("\n".join(f"{name}: {value:.3f}" for name, value in numbers.items()))
+    report(arguments, lambda model: judge(model, arguments.num, arguments.classifier_steps))
 
 
 if __name__ == "__main__":

@@ -18,10 +18,11 @@ from paired import compared, taking_turns
 from step import Stepper, compose
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Measure, print, and tell by the exit code whether the bound holds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="S", help="size of the transformer")
+    parser.add_argument("--depth", type=int, default=None, help="blocks, if not the size's")
     parser.add_argument("--attention", default="full", choices=["full", "factorised"])
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--resolution", type=int, default=32)
@@ -29,7 +30,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--pairs", type=int, default=30)
     parser.add_argument("--device", default="cpu")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     device = torch.device(arguments.device)
     fine = (arguments.frames, arguments.resolution, arguments.resolution)
     coarse = (fine[0] // 2 if arguments.in_time else fine[0], fine[1] // 2, fine[2] // 2)
@@ -49,7 +50,7 @@ def main() -> int:
 
 def network(arguments: argparse.Namespace, coarse: tuple[int, ...]) -> dict[str, object]:
     """The backbone, with patches that give one stage as many tokens as two."""
-    options = {"size": arguments.size, "attention": arguments.attention}
+    options = {"size": arguments.size, "depth": arguments.depth, "attention": arguments.attention}
     return {"name": "video_dit", "options": {**options, "temporal_patch": arguments.frames // coarse[0]}}
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -76,7 +77,7 @@ def open_image(source: str | Path | IO[bytes], shortest: int | None = None, name
     it; so is a picture of more than 179 million pixels, which may be a trap.
     """
     try:
-        with Image.open(source, formats=image_formats()) as file:
+        with _opened(source) as file:
             if shortest is not None:
                 file.draft(None, (shortest, shortest))
             file.load()
@@ -87,6 +88,18 @@ def open_image(source: str | Path | IO[bytes], shortest: int | None = None, name
             "it is in no known format" if isinstance(error, UnidentifiedImageError) else error or type(error).__name__
         )
         raise UnreadableSampleError(f"cannot read image {name or source}: {reason}") from error
+
+
+@contextmanager
+def _opened(source: str | Path | IO[bytes]) -> Iterator[Image.Image]:
+    with Image.open(source, formats=image_formats()) as file:
+        if file.format != "PNG":
+            yield file
+            return
+        # Decoding passes over the checksums of the pixels: what is damaged would become another picture.
+        file.verify()
+    with Image.open(source, formats=("PNG",)) as file:
+        yield file
 
 
 def fit_image(image: Image.Image, size: Size, position: tuple[float, float] = (0.5, 0.5)) -> Image.Image:

@@ -82,6 +82,7 @@ def dfm_presets() -> list[PresetSpec]:
         "pyramidal-flow": "Pyramidal Flow: noisy enlarged pictures, one stage at a time.",
         "quickstart": "A small model of simple shapes, trained in minutes on two CPU cores.",
         "video-quickstart": "A small model of moving shapes, for two CPU cores.",
+        "video-32": "Moving shapes at 32 pixels and eight frames, for two CPU cores.",
     }
     rows = sorted((PRESETS / "paper").glob("*.yaml"))
     return [

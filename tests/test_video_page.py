@@ -102,7 +102,7 @@ def test_commands_and_code_run_in_their_order(workplace: Path, capsys: pytest.Ca
         assert program == "dfm", f"a command that no test runs: {text}"
         assert main(smaller(arguments)) == 0, f"{text}\n{capsys.readouterr().err}"
         ran.append(arguments[0])
-    assert ran.count("train") == 10
+    assert ran.count("train") == 12
     assert ran.count("sample") == 2
     assert ran.count("decompose") == 3
     _check_what_is_there(workplace)

@@ -11,7 +11,7 @@ from built_in_components import built_in, needs_files
 from fake_plugins import FakeSite
 
 from dfm_core.conformance import LawResult, LawSkipped, check_composition, composition, laws_of
-from dfm_core.conformance.composition.small_config import SIZES, SmallConfig
+from dfm_core.conformance.composition.small_config import CLIP_SIZES, SIZES, SmallConfig
 from dfm_core.conformance.composition.small_model import Once
 from dfm_core.conformance.subject import subject_of
 from dfm_core.plugins.kinds import KINDS
@@ -243,6 +243,7 @@ def test_what_depends_on_the_process_is_found(registry: Registry, monkeypatch: p
 def test_every_law_has_its_breaker() -> None:
     assert {law for law, _ in BROKEN.values()} | {"reloads_to_the_same_samples"} == set(LAWS)
     assert len(SIZES) == 9
+    assert CLIP_SIZES[1:] == SIZES
 
 
 def test_what_failed_is_not_tried_again() -> None:

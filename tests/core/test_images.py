@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,20 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     for path in [*write_unreadable(tmp_path), tmp_path / "absent.png"]:
         with pytest.raises(UnreadableSampleError, match=path.name):
             read_image(path, (8, 8))
+
+
+def test_a_png_whose_checksum_is_wrong_is_unreadable(tmp_path: Path) -> None:
+    """Pillow decodes it without a word: the checksum alone tells that the pixels are not those that were written."""
+    quarters().save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    assert colour_of(read_image(BytesIO(content), name="a.png"), 0, 0) == RED
+    end = content.index(b"IEND") - 4
+    (tmp_path / "a.png").write_bytes(content[: end - 4] + bytes(4) + content[end:])
+    with Image.open(tmp_path / "a.png") as file:
+        assert file.getpixel((0, 0)) == RED
+    for source in (tmp_path / "a.png", BytesIO((tmp_path / "a.png").read_bytes())):
+        with pytest.raises(UnreadableSampleError, match=r"a\.png.*checksum"):
+            read_image(source, name="a.png")
 
 
 def test_decompression_bombs_are_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

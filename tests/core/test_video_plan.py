@@ -112,3 +112,26 @@ def test_stages_that_divide_time() -> None:
     shapes = [{"resolution": "5x16x16", "shape": "3x5x16x16"}, {"resolution": "9x32x32", "shape": "3x9x32x32"}]
     assert planned.stages == shapes
     assert planned.backbone["tokens"] == "5x8x8 = 320"
+
+
+@pytest.mark.parametrize(("preset", "tokens", "teraflops"), [("video-quickstart", 128, 20.1), ("video-32", 256, 24.1)])
+def test_the_presets_cost_what_their_page_says(preset: str, tokens: int, teraflops: float) -> None:
+    config = resolve_config(ConfigRequest(presets=(preset,))).config
+    planned = plan_training(Assembler(config, default_registry()), DataDescription(3, tuple("abcdefghijkl")))
+    assert planned.backbone["tokens"].endswith(f" = {tokens}")
+    assert planned.flops * config.training.max_steps == pytest.approx(teraflops * 1e12, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "stages", "gigaflops"),
+    [
+        ({}, ["8x16x16", "8x32x32"], 378),
+        ({}, ["1x16x16", "1x32x32"], 160),
+        ({"size": "S", "attention": "factorised", "temporal_patch": 2}, ["16x32x32", "16x64x64"], 1076),
+    ],
+)
+def test_a_step_of_the_default_network_costs_what_its_pages_say(
+    options: dict[str, object], stages: list[str], gigaflops: float
+) -> None:
+    planned = plan(stages=stages, backbone={"name": "video_dit", "options": options})
+    assert planned.flops == pytest.approx(gigaflops * 1e9, rel=0.01)

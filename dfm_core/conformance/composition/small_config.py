@@ -40,10 +40,12 @@ SIZES: tuple[tuple[Size, ...], ...] = (
     ((8, 8), (16, 16), (32, 32)),
     ((4, 4), (8, 8), (16, 16), (32, 32)),
 )
+CLIP_SIZES: tuple[tuple[Size, ...], ...] = (((4, 4), (8, 8)), *SIZES)
+"""Of clips: smaller ones first, since each frame has as many tokens as an image."""
 SMALL = Level({"preset": CHECK_DEFAULTS}, soft=True)
 """Default components that are smaller than a user's."""
 FRAMES = 3
-"""Of a component that takes clips alone, or is told something of clips: the same sizes, with so many frames."""
+"""Of a component that takes clips alone, or is told something of clips."""
 
 Partners = Mapping[str, object]
 """Kind -> a name, or a name and options, in the place of the default component."""
@@ -76,7 +78,7 @@ class SmallConfig:
         for clips in [False] * (self._media != {"video"}) + [True] * ("video" in self._media):
             self._hold(clips)
             autoencoder = self._autoencoder()
-            for sizes in SIZES:
+            for sizes in CLIP_SIZES if clips else SIZES:
                 try:
                     return self._parts([pixel_size(autoencoder, (*self._frames, *size)) for size in sizes], {})
                 except PluginError:
