@@ -31,7 +31,7 @@ from dfm_core.config.resolve import ConfigRequest, resolve_config
 from dfm_core.network_facts import parameter_groups, training_flops
 from dfm_core.plugins.registry import default_registry
 from dfm_core.randomness import BatchRandomness
-from dfm_core.runs import describe_data
+from dfm_core.runs.start import describe_data
 from dfm_core.stage_space import StageStatistics
 from dfm_core.training.data import Batch, BatchStream
 from dfm_core.training.execution import to_device

@@ -15,8 +15,8 @@ from dfm_core.devices import resolve_device
 from dfm_core.model import Model, load
 from dfm_core.plugins.kinds import RUN_KINDS
 from dfm_core.plugins.registry import Registry, default_registry
-from dfm_core.run_evaluation import statistics_batches
-from dfm_core.runs import describe_data, resume_run, start_run
+from dfm_core.runs.evaluation import statistics_batches
+from dfm_core.runs.start import describe_data, resume_run, start_run
 from dfm_core.training.progress import make_reporter
 from dfm_core.training.run_directory import CONFIG_FILE, RunDirectory
 

@@ -22,7 +22,7 @@ from dfm_core.interfaces.dataset import Dataset, DatasetFacts, Sample
 from dfm_core.model import Model, load
 from dfm_core.plugins import Options
 from dfm_core.plugins.registry import Registry
-from dfm_core.runs import start_run
+from dfm_core.runs.start import start_run
 from dfm_core.solvers import SOLVERS
 
 REGISTRY = Registry.discover({})

@@ -16,7 +16,7 @@ from dfm_core.interfaces.dataset import Dataset
 from dfm_core.network_facts import training_flops
 from dfm_core.objective import FlowObjective
 from dfm_core.plan import TrainingPlan, plan_training
-from dfm_core.runs import describe_data
+from dfm_core.runs.start import describe_data
 from dfm_core.stage_space import StageStatistics
 from dfm_core.training.activations import recompute_activations
 from dfm_core.training.execution import autocast_dtype

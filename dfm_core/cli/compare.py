@@ -141,8 +141,8 @@ def write(folder: Path, results: Results) -> None:
     from dfm_core.comparison.convergence import plot_convergence
     from dfm_core.comparison.results import as_data
     from dfm_core.comparison.tables import markdown
-    from dfm_core.figures import save_figure
     from dfm_core.latent_shards import write_json
+    from dfm_core.pictures.figures import save_figure
     from dfm_core.training.run_directory import replace_text
 
     write_json(folder / "results.json", as_data(results))

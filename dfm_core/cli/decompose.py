@@ -43,10 +43,10 @@ def decompose(
     choice = config.component("decomposition")
     path = Path(config.output) if config.output else Path(f"{photo.stem}-{choice.name.replace('/', '-')}.png")
     check_paths(photo, path)
-    from dfm_core.figures import check_picture_path
     from dfm_core.inspection import inspect_decomposition
     from dfm_core.interfaces.decomposition import DecompositionFacts
     from dfm_core.media import check_media
+    from dfm_core.pictures.figures import check_picture_path
     from dfm_core.plugins.registry import default_registry
 
     check_media(config, default_registry(), ["decomposition"])
@@ -99,16 +99,16 @@ def read(photo: Path, size: tuple[int, ...]) -> Tensor:
 
 def write_pictures(report: DecompositionReport, image: Tensor, config: RunConfig, path: Path) -> list[Path]:
     """Write the contact sheet to `path` and, of a clip, a GIF of each stage beside it, whose paths are returned."""
-    from dfm_core.figures import save_figure
-    from dfm_core.plots import plot_decomposition
+    from dfm_core.pictures.figures import save_figure
+    from dfm_core.pictures.plots import plot_decomposition
 
     if image.ndim == 4:
         figure = plot_decomposition(report.layout, report.stages, report.previews, image, title_of(config))
         save_figure(figure, path)
         return []
-    from dfm_core.clip_gallery import from_pixels
-    from dfm_core.clip_plots import moving_stage, plot_clip_decomposition
     from dfm_core.clips import write_gif
+    from dfm_core.pictures.clip_gallery import from_pixels
+    from dfm_core.pictures.clip_plots import moving_stage, plot_clip_decomposition
 
     save_figure(plot_clip_decomposition(report, image, title_of(config)), path)
     animations = []

@@ -40,12 +40,12 @@ def plot(
     the picture of several runs is curves.png in the working directory.
     """
     path = output or (runs[0] / NAME if len(runs) == 1 else Path(NAME))
-    from dfm_core.run_curves import read_runs, select
+    from dfm_core.runs.curves import read_runs, select
 
     curves = read_runs(runs)
     selection = select(curves, read_keys(keys))
-    from dfm_core.curve_plots import plot_curves
-    from dfm_core.figures import check_picture_path, save_figure
+    from dfm_core.pictures.curve_plots import plot_curves
+    from dfm_core.pictures.figures import check_picture_path, save_figure
 
     check_picture_path(path)
     save_figure(plot_curves(curves, selection.keys, smooth, log), path)

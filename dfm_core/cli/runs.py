@@ -12,7 +12,7 @@ from dfm_core.cli.command import Json, command
 from dfm_core.cli.output import info, print_json, print_table, warning
 
 if TYPE_CHECKING:
-    from dfm_core.run_list import RunSummary
+    from dfm_core.runs.listing import RunSummary
 
 DEFAULT_FOLDER = Path("runs")
 COLUMNS = ("run", "state", "step", "loss", "images/s", "age", "decomposition", "stages")
@@ -27,7 +27,7 @@ def runs(
 
     States: training, finished (all steps done), interrupted (stopped or killed), failed (ended by an error).
     """
-    from dfm_core.run_list import list_runs
+    from dfm_core.runs.listing import list_runs
 
     # Before the first run there is no folder of runs yet, and that is no mistake.
     found = list_runs(folder) if folder != DEFAULT_FOLDER or folder.exists() else []

@@ -71,9 +71,9 @@ def sample(
     counts, limits = read_counts(steps, "--steps"), read_numbers(thresholds, "--thresholds")
     interval = read_numbers(cfg_interval, "--cfg-interval")
     check_device(device)
-    from dfm_core.gallery import Gallery, grid_columns
     from dfm_core.media import media_noun
     from dfm_core.model import load
+    from dfm_core.pictures.gallery import Gallery, grid_columns
 
     model = load(run, device=device).with_schedule(schedule, steps=counts, thresholds=limits)
     if limits is not None:
@@ -110,7 +110,7 @@ def report(
     paths: list[Path], noun: str, num: int, classes: list[int] | None, settings: dict[str, Any], json: bool
 ) -> None:
     """Print how the images or clips (noun) were made and where they lie. paths: the grid first."""
-    from dfm_core.clip_gallery import can_write_mp4
+    from dfm_core.pictures.clip_gallery import can_write_mp4
     from dfm_core.solvers import make_solver
 
     weight, steps = settings["cfg"], settings["steps"]

@@ -52,9 +52,9 @@ def schedule(
     One line a step, one column a stage: t is 0 for noise and 1 for data; a dash where the stage is not visible yet.
     """
     config = resolve_flags(flags).config if run is None else config_of_run(run, flags)
-    from dfm_core.figures import check_picture_path, save_figure
     from dfm_core.interfaces.stage_schedule import StageScheduleFacts
-    from dfm_core.plots import plot_schedule
+    from dfm_core.pictures.figures import check_picture_path, save_figure
+    from dfm_core.pictures.plots import plot_schedule
     from dfm_core.plugins.registry import default_registry
 
     if plot is not None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dfm_core.composition import Composition
     from dfm_core.config.run_config import RunConfig
     from dfm_core.plan import TrainingPlan
-    from dfm_core.runs import FinishedRun
+    from dfm_core.runs.start import FinishedRun
 
 
 @command
@@ -101,7 +101,7 @@ def train_run(config: RunConfig, resume: Path | None, json: bool) -> FinishedRun
     if is_first_process():
         info("preparing data and model …")
     from dfm_core.plugins.registry import default_registry
-    from dfm_core.runs import resume_run, start_run
+    from dfm_core.runs.start import resume_run, start_run
     from dfm_core.training.progress import make_reporter
 
     reporter = make_reporter(output_options().quiet, console=console(stderr=json))
@@ -168,7 +168,7 @@ def show_plan(config: RunConfig, json: bool, processes: int = 1) -> None:
     from dfm_core.assembly import Assembler
     from dfm_core.plan import plan_of_each, plan_training
     from dfm_core.plugins.registry import default_registry
-    from dfm_core.runs import describe_data
+    from dfm_core.runs.start import describe_data
 
     assembler = Assembler(config, default_registry())
     assembler.check_media()

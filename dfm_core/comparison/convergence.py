@@ -9,7 +9,7 @@ import numpy as np
 
 from dfm_core.comparison.results import Curve, MetricTable, Results
 from dfm_core.comparison.statistics import Spread
-from dfm_core.figures import new_figure
+from dfm_core.pictures.figures import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,7 +12,7 @@ from dfm_core.config.resume import check_resume
 from dfm_core.config.run_config import RunConfig
 from dfm_core.errors import NonFiniteLossError
 from dfm_core.plugins.registry import Registry
-from dfm_core.runs import resume_run, start_run
+from dfm_core.runs.start import resume_run, start_run
 from dfm_core.training.checkpoint import FOLDER, checkpoint_name
 from dfm_core.training.progress import Reporter
 from dfm_core.training.run_directory import CONFIG_FILE, replace_text

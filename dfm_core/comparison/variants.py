@@ -22,7 +22,7 @@ from dfm_core.interfaces.stage_schedule import StageScheduleFacts
 from dfm_core.interfaces.timestep_sampler import TimestepSamplerFacts
 from dfm_core.plan import plan_training
 from dfm_core.plugins.registry import Registry
-from dfm_core.runs import describe_data
+from dfm_core.runs.start import describe_data
 from dfm_core.solvers import make_solver
 
 SAMPLING = ("sampling", "stage_schedule")

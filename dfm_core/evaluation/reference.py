@@ -16,7 +16,7 @@ from dfm_core.interfaces.autoencoder import state_digest
 from dfm_core.interfaces.dataset import Dataset, Split
 from dfm_core.media import PLURAL, measured_medium, measured_size
 from dfm_core.randomness import derive_generator
-from dfm_core.run_evaluation import fixed_choice
+from dfm_core.runs.evaluation import fixed_choice
 from dfm_core.stages import Size
 
 PROBED = 8

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from dfm_core.clip_gallery import SHEET_COLUMNS, grid_of_clips
 from dfm_core.clips import contact_sheet, write_gif
 from dfm_core.evaluation.image_sets import picture
-from dfm_core.gallery import grid_columns
 from dfm_core.images import make_grid, save_png
 from dfm_core.interfaces.dataset import Dataset
 from dfm_core.media import measured_medium, measured_size
+from dfm_core.pictures.clip_gallery import SHEET_COLUMNS, grid_of_clips
+from dfm_core.pictures.gallery import grid_columns
 
 GRID_IMAGES, SHEET_CLIPS = 64, 16
 

@@ -92,7 +92,7 @@ def test_an_interrupt_before_the_first_step_leaves_nothing(
     def interrupted(*_arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dfm_core.runs.statistics_batches", interrupted)
+    monkeypatch.setattr("dfm_core.runs.start.statistics_batches", interrupted)
     result = dfm("train", *TINY, "--output", tmp_path / "run", code=130)
     assert "Traceback" not in result.err
     assert not (tmp_path / "run").exists()
@@ -111,7 +111,7 @@ def test_a_signal_while_preparing_leaves_a_word_and_nothing_else(
     number: signal.Signals, arguments: tuple[str, ...], dfm: Dfm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    monkeypatch.setattr("dfm_core.runs.statistics_batches", lambda *_: os.kill(os.getpid(), number))
+    monkeypatch.setattr("dfm_core.runs.start.statistics_batches", lambda *_: os.kill(os.getpid(), number))
     result = dfm("train", *TINY, "--output", tmp_path / "run", *arguments, code=130)
     assert (result.out, result.err.splitlines()[-1]) == ("", NOTICE)
     assert not (tmp_path / "run").exists()
@@ -122,7 +122,7 @@ def test_a_signal_while_preparing_leaves_a_word_and_nothing_else(
 def test_sigterm_while_sampling_leaves_no_folder(
     moment: str, dfm: Dfm, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(f"dfm_core.gallery.{moment}", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(f"dfm_core.pictures.gallery.{moment}", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
     result = dfm("sample", trained, "--num", 1, "--steps", "1,1", "--output", tmp_path / "out", code=130)
     assert (result.out, result.err.splitlines()[-1]) == ("", NOTICE)
     assert not (tmp_path / "out").exists()
@@ -130,7 +130,7 @@ def test_sigterm_while_sampling_leaves_no_folder(
 
 def test_who_switched_sigterm_off_keeps_it_off(dfm: Dfm, monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    monkeypatch.setattr("dfm_core.run_list.list_runs", lambda *_: os.kill(os.getpid(), signal.SIGTERM) or [])
+    monkeypatch.setattr("dfm_core.runs.listing.list_runs", lambda *_: os.kill(os.getpid(), signal.SIGTERM) or [])
     try:
         dfm("runs", ".", code=0)
     finally:

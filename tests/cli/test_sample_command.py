@@ -271,7 +271,7 @@ def test_nothing_of_an_interrupted_sampling_stays(
     def stop(*_arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dfm_core.gallery.Gallery.collect", stop)
+    monkeypatch.setattr("dfm_core.pictures.gallery.Gallery.collect", stop)
     dfm("sample", trained, *SHORT, "--output", tmp_path / "out", code=130)
     assert not (tmp_path / "out").exists()
 

@@ -17,7 +17,7 @@ from dfm_core.errors import CompositionError, ConfigError
 from dfm_core.network_facts import expected, training_flops
 from dfm_core.plan import TrainingPlan, plan_training
 from dfm_core.plugins.registry import default_registry
-from dfm_core.runs import count_flops
+from dfm_core.runs.start import count_flops
 from dfm_core.stage_space import StageStatistics
 
 DATA = DataDescription(3, tuple("abcdefgh"))

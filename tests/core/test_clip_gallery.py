@@ -12,11 +12,11 @@ import torch
 from given_steps import GivenStep
 from PIL import Image, ImageSequence
 
-from dfm_core import clip_gallery
-from dfm_core.clip_gallery import enlarged, enlargement, shown_of
 from dfm_core.clips import read_clip
-from dfm_core.gallery import Gallery
 from dfm_core.generation import GenerationStep
+from dfm_core.pictures import clip_gallery
+from dfm_core.pictures.clip_gallery import enlarged, enlargement, shown_of
+from dfm_core.pictures.gallery import Gallery
 
 
 def grey(clip: int, step: int, frame: int) -> float:

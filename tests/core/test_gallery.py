@@ -12,8 +12,8 @@ import torch
 from given_steps import GivenStep
 from PIL import Image, ImageSequence
 
-from dfm_core.gallery import ANIMATION_WIDTH, Gallery, grid_columns
 from dfm_core.generation import GenerationStep
+from dfm_core.pictures.gallery import ANIMATION_WIDTH, Gallery, grid_columns
 
 
 def generation(batch: int, first: int = 0, size: int = 8) -> Iterator[GenerationStep]:

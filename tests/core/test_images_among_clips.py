@@ -16,8 +16,8 @@ from dfm_core.composition import DataDescription
 from dfm_core.errors import CompositionError
 from dfm_core.interfaces.autoencoder import AutoencoderFacts
 from dfm_core.plan import plan_training
-from dfm_core.run_evaluation import fixed_choice
-from dfm_core.runs import describe_data
+from dfm_core.runs.evaluation import fixed_choice
+from dfm_core.runs.start import describe_data
 
 TINY = {"name": "video_dit", "options": {"depth": 1, "width": 32, "heads": 2}}
 

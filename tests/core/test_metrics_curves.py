@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dfm_core.curve_plots import by_t_between, columns_for, plot_curves, smoothed, title_of
-from dfm_core.run_curves import Curve, RunCurves, all_keys, select
+from dfm_core.pictures.curve_plots import by_t_between, columns_for, plot_curves, smoothed, title_of
+from dfm_core.runs.curves import Curve, RunCurves, all_keys, select
 
 
 def made(name: str, scale: float = 1.0, stages: int = 2) -> RunCurves:

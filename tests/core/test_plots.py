@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from dfm_core.errors import DFMError, UsageError
-from dfm_core.figures import new_figure, save_figure
 from dfm_core.interfaces.stage_schedule import ScheduleGrid
-from dfm_core.plots import (
+from dfm_core.pictures.figures import new_figure, save_figure
+from dfm_core.pictures.plots import (
     phase_starts,
     plot_decomposition,
     plot_schedule,

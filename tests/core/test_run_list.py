@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from dfm_core.errors import UsageError
-from dfm_core.run_list import list_runs, stages_text, summarise
-from dfm_core.run_status import ProcessIdentity, RunStatus, check_not_training, read_status, recorded_status
+from dfm_core.runs.listing import list_runs, stages_text, summarise
+from dfm_core.runs.status import ProcessIdentity, RunStatus, check_not_training, read_status, recorded_status
 from dfm_core.training.run_directory import RunDirectory
 
 CONFIG = {

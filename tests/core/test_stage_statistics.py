@@ -16,7 +16,7 @@ from dfm_core.interfaces.dataset import Dataset, DatasetFacts, StoredLatents
 from dfm_core.interfaces.decomposition import DecompositionFacts
 from dfm_core.plugins import Options
 from dfm_core.plugins.registry import default_registry
-from dfm_core.run_evaluation import statistics_batches, statistics_size
+from dfm_core.runs.evaluation import statistics_batches, statistics_size
 from dfm_core.stage_space import StageStatistics, estimate_statistics, row_sums
 
 

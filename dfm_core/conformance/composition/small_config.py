@@ -23,7 +23,7 @@ from dfm_core.latent_sizes import pixel_size
 from dfm_core.media import media_of
 from dfm_core.plugins.kinds import KINDS, RUN_KINDS
 from dfm_core.plugins.registry import Registry
-from dfm_core.runs import describe_data
+from dfm_core.runs.start import describe_data
 from dfm_core.schedule_coverage import check_schedule, unseen_stage_sets
 from dfm_core.stages import Size
 

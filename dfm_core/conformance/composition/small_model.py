@@ -17,7 +17,7 @@ from dfm_core.conformance.law import LawSkipped
 from dfm_core.conformance.subject import Subject
 from dfm_core.model import load
 from dfm_core.plugins.registry import Registry
-from dfm_core.runs import start_run
+from dfm_core.runs.start import start_run
 
 IMAGES = 4
 

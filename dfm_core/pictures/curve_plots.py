@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dfm_core.figures import new_figure
-from dfm_core.run_curves import BY_T, Curve, RunCurves
+from dfm_core.pictures.figures import new_figure
+from dfm_core.runs.curves import BY_T, Curve, RunCurves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,8 +11,8 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from dfm_core.figures import DPI, new_figure
 from dfm_core.interfaces.stage_schedule import ScheduleGrid
+from dfm_core.pictures.figures import DPI, new_figure
 from dfm_core.stages import StageLayout, Stages, format_size
 
 if TYPE_CHECKING:

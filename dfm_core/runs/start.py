@@ -13,11 +13,11 @@ from dfm_core.composition import Composition, DataDescription, check_autoencoder
 from dfm_core.errors import DataError, UsageError
 from dfm_core.interfaces.dataset import Dataset
 from dfm_core.network_facts import parameter_groups, training_flops
-from dfm_core.run_beginning import check_sampling, check_self_contained, initialise_from
-from dfm_core.run_continuation import check_same_data, continue_elsewhere, new_output
-from dfm_core.run_evaluation import SkippedSamples, save_sample_grid, statistics_batches, validation
-from dfm_core.run_processes import check_data, compose_alike, joined_processes, newest_checkpoint, reporter_of
-from dfm_core.run_status import check_not_training, recorded_status
+from dfm_core.runs.beginning import check_sampling, check_self_contained, initialise_from
+from dfm_core.runs.continuation import check_same_data, continue_elsewhere, new_output
+from dfm_core.runs.evaluation import SkippedSamples, save_sample_grid, statistics_batches, validation
+from dfm_core.runs.processes import check_data, compose_alike, joined_processes, newest_checkpoint, reporter_of
+from dfm_core.runs.status import check_not_training, recorded_status
 from dfm_core.stages import format_size
 from dfm_core.training.checkpoint import Checkpoint
 from dfm_core.training.data import SKIPPED_SHORT, BatchStream

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from dfm_core.assembly import Assembler
-from dfm_core.clip_gallery import grid_of_clips, sheet_of_clips
 from dfm_core.clips import write_gif
 from dfm_core.composition import Composition
-from dfm_core.gallery import grid_columns
 from dfm_core.generation import generate_images
 from dfm_core.images import make_grid, save_png
 from dfm_core.interfaces.dataset import Dataset
+from dfm_core.pictures.clip_gallery import grid_of_clips, sheet_of_clips
+from dfm_core.pictures.gallery import grid_columns
 from dfm_core.randomness import BatchRandomness, derive_generator, derive_seed
 from dfm_core.stages import format_size
 from dfm_core.training.data import UnreadableSamples, load_batch

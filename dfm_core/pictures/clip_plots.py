@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dfm_core.clip_gallery import SMALLEST_CLIP, enlargement, shown_of
-from dfm_core.figures import new_figure
 from dfm_core.images import Pixels
 from dfm_core.inspection import DecompositionReport
-from dfm_core.plots import Picture, bands_picture, num_bands, show, stage_gain, to_picture
+from dfm_core.pictures.clip_gallery import SMALLEST_CLIP, enlargement, shown_of
+from dfm_core.pictures.figures import new_figure
+from dfm_core.pictures.plots import Picture, bands_picture, num_bands, show, stage_gain, to_picture
 from dfm_core.stages import format_size
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import yaml
 
 from dfm_core.config.sizes import parse_stages, write_stages
 from dfm_core.errors import UsageError
-from dfm_core.run_status import RunState, RunStatus, read_status
+from dfm_core.runs.status import RunState, RunStatus, read_status
 from dfm_core.training.run_directory import CONFIG_FILE, FOLDER, RunDirectory
 
 SIGN_OF_LIFE = 15 * 60.0

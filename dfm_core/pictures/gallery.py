@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dfm_core.clip_gallery import SMALLEST_CELL, enlargement, write_clips
 from dfm_core.clips import DEFAULT_FRAME_RATE
 from dfm_core.generation import GenerationStep
 from dfm_core.images import make_grid, save_gif, save_png, to_pixels
+from dfm_core.pictures.clip_gallery import SMALLEST_CELL, enlargement, write_clips
 
 ANIMATION_WIDTH = 768
 """Largest width of an animation's frames in pixels, so that a GIF of many large images stays a GIF."""
