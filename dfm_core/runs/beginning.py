@@ -15,6 +15,9 @@ from dfm_core.training.progress import Reporter
 if TYPE_CHECKING:
     from dfm_core.config.run_config import RunConfig
 
+SMALL_STAGE = 0.2
+"""Root mean square below which standardisation is suggested (docs/decisions/0014-standardised-pixels.md)."""
+
 
 def check_sampling(config: RunConfig, data: DataDescription) -> None:
     """Raise UsageError for sampling settings that would stop the run only at its first sample grid."""
@@ -34,6 +37,19 @@ def check_self_contained(composition: Composition) -> None:
         raise CompositionError(
             f"this run does not train stages {sets}: it goes on from weights that know them; give --init-from RUN"
         )
+
+
+def hint_at_small_stages(composition: Composition) -> str | None:
+    """Return what to say of stages that are far smaller than the noise which is added to them; None of none."""
+    sigmas = composition.statistics.sigmas(composition.config.flow.standardize)
+    small = {index: sigma for index, sigma in enumerate(sigmas, 1) if 0 < sigma < SMALL_STAGE}
+    if not small:
+        return None
+    index, sigma = min(small.items(), key=lambda item: item[1])
+    return (
+        f"stage {index} has a root mean square of {sigma:.2g}: noise hides it at most of the timesteps that are drawn, "
+        "and it is learned late; --set flow.standardize=true divides each stage by its own"
+    )
 
 
 def initialise_from(composition: Composition, source: Path, reporter: Reporter | None = None) -> None:

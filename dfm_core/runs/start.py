@@ -13,7 +13,7 @@ from dfm_core.composition import Composition, DataDescription, check_autoencoder
 from dfm_core.errors import DataError, UsageError
 from dfm_core.interfaces.dataset import Dataset
 from dfm_core.network_facts import parameter_groups, training_flops
-from dfm_core.runs.beginning import check_sampling, check_self_contained, initialise_from
+from dfm_core.runs.beginning import check_sampling, check_self_contained, hint_at_small_stages, initialise_from
 from dfm_core.runs.continuation import check_same_data, continue_elsewhere, new_output
 from dfm_core.runs.evaluation import SkippedSamples, save_sample_grid, statistics_batches, validation
 from dfm_core.runs.processes import check_data, compose_alike, joined_processes, newest_checkpoint, reporter_of
@@ -145,6 +145,9 @@ def _fresh_parts(world: World, assembler: Assembler, reporter: Reporter) -> tupl
     skipped = SkippedSamples(reporter.warn)
     batches = statistics_batches(dataset, config.flow.statistics_images, skipped, reporter.say)
     composition = compose_alike(world, assembler, data, batches)
+    hint = hint_at_small_stages(composition)
+    if hint is not None:
+        reporter.say(hint)
     if config.init_from is not None:
         initialise_from(composition, Path(config.init_from), reporter)
     else:

@@ -16,6 +16,7 @@ from dfm_core.errors import CheckpointError, CompositionError, UsageError
 from dfm_core.interfaces.decomposition import Decomposition, DecompositionFacts
 from dfm_core.interfaces.timestep_sampler import TimestepSampler, TimestepSamplerFacts
 from dfm_core.plugins.registry import default_registry
+from dfm_core.runs.beginning import hint_at_small_stages
 from dfm_core.training.checkpoint import list_checkpoints
 from dfm_core.training.metrics_log import read_metrics
 from dfm_core.training.run_directory import RunDirectory
@@ -186,3 +187,17 @@ def test_a_factory_takes_the_place_of_a_name() -> None:
     model = dfm.build(**{**settings, "timestep_sampler": factory})
     assert model.composition.timestep_sampler is made[0]
     assert model.generate(1).shape == (1, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "hint"),
+    [
+        ({}, "stage 2 has a root mean square of 0.1"),
+        ({"flow": {"statistics_images": 16, "standardize": True}}, None),
+        ({"decomposition": "identity", "stages": [16], "timestep_sampler": "progressive"}, None),
+    ],
+)
+def test_a_stage_far_below_its_noise_is_pointed_out(changes: dict[str, Any], hint: str | None) -> None:
+    settings = {name: value for name, value in (TINY | changes).items() if name != "quiet"}
+    said = hint_at_small_stages(dfm.build(**settings).composition)
+    assert said is None if hint is None else str(said).startswith(hint)
