@@ -38,6 +38,7 @@ def test_two_processes_speak_as_one_and_one_goes_on(dfm: Dfm, tmp_path: Path) ->
     done = run(*DFM, "train", *TINY, "--max-steps", 4, "--output", path, "--nproc", 2, "--parallel", "fsdp")
     assert done.returncode == 0, done.stderr
     assert [line.split()[:2] for line in done.stdout.splitlines()] == [
+        ["stage", "2"],
         *(["step", f"{step}/4"] for step in (1, 2, 4)),
         *(["trained", "to"], ["sample", "with:"]),
     ]

@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 import shlex
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,7 @@ def test_events_that_were_cut_off_do_not_hide_later_ones(dfm: Dfm, tmp_path: Pat
     dfm("train", *TINY, "--set", "logging.tensorboard=true", "--max-steps", 4, "--output", path)
     (events,) = (path / "tensorboard").iterdir()
     events.write_bytes(events.read_bytes()[:-5])
+    time.sleep(1.1)  # files of one process and one second are read in the order of the numbers' first digits
     dfm("train", "--resume", path, "--max-steps", 8)
     shown = accumulator.EventAccumulator(str(path / "tensorboard"))
     shown.Reload()

@@ -43,7 +43,8 @@ def test_a_run_says_what_it_does_and_how_to_go_on(dfm: Dfm, tmp_path: Path) -> N
         "laplacian, stages 8×8 → 16×16",
         "dit, 43.1 k parameters, tokens 8x8 = 64, patches 1, 2; on cpu",
     ]
-    *steps, end, hint = result.lines
+    small, *steps, end, hint = result.lines
+    assert small.startswith("stage 2 has a root mean square of 0.1")
     assert [line.split()[:2] for line in steps] == [["step", f"{step}/4"] for step in (1, 2, 4)]
     assert re.fullmatch(r"step 4/4  loss [\d.]+  (stage_\d [\d.]+  )+[\d.]+ images/s  ETA 0:00:00", steps[-1])
     assert end == f"trained to step 4; the run lies in {path}"

@@ -153,7 +153,7 @@ def test_metrics_of_images_for_clips_and_the_reverse(tmp_path: Path) -> None:
         "clips of 4x16x16 are measured, which not every metric takes:",
         "metric 'fid' is for images",
         "metric 'is' is for images",
-        "for clips: swd, spectrum, fd, motion, frame_fid, fvd (--metrics)",
+        "for clips: swd, spectrum, fd, motion, frame_fid, fvd, precision_recall (--metrics)",
     ]
     assert not list(tmp_path.iterdir())
     for base, names in ((SMALL_IMAGES, ["motion"]), (SMALL_CLIPS, ["fid"])):

@@ -14,9 +14,9 @@ from dfm_core.assembly import Assembler
 from dfm_core.config.resolve import ConfigRequest, resolve_config
 from dfm_core.errors import WorldError
 from dfm_core.plugins.registry import default_registry
+from dfm_core.runs import processes as run_processes
 from dfm_core.runs.processes import check_data, compose_alike, joined_processes
 from dfm_core.runs.start import describe_data
-from dfm_core.runs.start import processes as run_processes
 from dfm_core.stage_space import StageStatistics
 from dfm_core.training.distributed import World
 
