@@ -1,0 +1,38 @@
+"""Results under docs/results are those of the examples, of these files and of nothing else, and can be gone on with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dfm_core.comparison.config import read_comparison
+from dfm_core.comparison.plan import make_plan, take_up
+from dfm_core.comparison.results import as_data, collect
+from dfm_core.comparison.runner import Comparison
+from dfm_core.comparison.tables import markdown
+from dfm_core.plugins.registry import default_registry
+from dfm_core.training.progress import QuietReporter
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = sorted(path for path in (ROOT / "docs" / "results").iterdir() if path.is_dir())
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_tables_follow_from_the_measurements(folder: Path, tmp_path: Path) -> None:
+    published = json.loads((folder / "results.json").read_text())
+    settings = read_comparison(ROOT / "examples" / f"{folder.name}.yaml")
+    plan = make_plan(settings, default_registry(), seeds=tuple(published["seeds"]))
+    own = tmp_path / folder.name
+    shutil.copytree(folder, own)
+    take_up(own, plan)  # which refuses what was measured with other values
+    comparison = Comparison(own, plan, default_registry(), QuietReporter, lambda message: None, lambda message: None)
+    results = collect(comparison)
+    assert as_data(results) == published
+    assert markdown(results) == (folder / "results.md").read_text()
+    # Of every variant the same seeds were measured at every point.
+    for table in published["metrics"]:
+        for name, curve in table["curves"].items():
+            assert all(set(point["values"]) == {*map(str, published["seeds"])} for point in curve), name
