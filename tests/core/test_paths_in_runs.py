@@ -63,7 +63,7 @@ def test_a_system_named_after_the_quickstart_is_a_configuration(preset: str) -> 
     config = resolve_config(ConfigRequest(presets=("quickstart", preset))).config
     assert config.training.max_steps == 7600
     sampler = config.component("timestep_sampler")
-    assert (sampler.options.get("current_location") == -0.8) == (sampler.name == "progressive")
+    assert (sampler.options.get("current_location") == -1.3) == (sampler.name == "progressive")
     with pytest.raises(ConfigError, match="timestep_sampler.options.current_location: unknown key"):
         resolve_config(ConfigRequest(presets=("pyramidal-flow", "quickstart")))
 
