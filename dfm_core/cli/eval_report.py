@@ -20,14 +20,14 @@ def reporter(say: Callable[[str], None], noun: str) -> Callable[[int, int], None
     """
     told = time.perf_counter()
 
-    def report(made: int, total: int) -> None:
+    def tell(made: int, total: int) -> None:
         nonlocal told
         now = time.perf_counter()
         if now - told > 5 or made == total:
             told = now
             say(f"{made} of {total} {noun}")
 
-    return report
+    return tell
 
 
 def report(folder: Path, evaluation: Evaluation, seconds: float, json: bool) -> None:
