@@ -12,6 +12,7 @@ import typer
 from dfm_core.cli.command import Json, command
 from dfm_core.cli.compare import DryRun, Only, Seeds, read_seeds, run_comparison
 from dfm_core.cli.flags import ConfigFlags, config_request
+from dfm_core.cli.launch import Nproc
 from dfm_core.cli.numbers import read_numbers
 from dfm_core.errors import UsageError
 
@@ -44,6 +45,7 @@ def ablate(
     any_calls: Annotated[
         bool, typer.Option("--any-calls", help="Variants may call the network differently often for an image.")
     ] = False,
+    nproc: Nproc = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -80,7 +82,7 @@ def ablate(
     settings = validate(ComparisonConfig, {**settings.model_dump(), **changed})
     folder = Path(flags.output) if flags.output else DEFAULT_ROOT / (file.stem if file else name_of(settings))
     request = config_request(dataclasses.replace(flags, output=None))
-    run_comparison(settings, request, folder, read_seeds(seeds), only or (), dry_run, json)
+    run_comparison(settings, request, folder, read_seeds(seeds), only or (), nproc, dry_run, json)
 
 
 def name_of(settings: ComparisonConfig) -> str:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dfm_core.cli.command import Json, command
+from dfm_core.cli.encode import ignore
 from dfm_core.cli.interrupt import INTERRUPTED, termination_as_interrupt
+from dfm_core.cli.launch import Nproc, is_first_process, is_launcher, launch, number_of_processes, work_alone
 from dfm_core.cli.numbers import read_counts, write_amount
 from dfm_core.cli.output import console, info, output_options, print_json, print_table, warning
 from dfm_core.errors import UsageError
@@ -46,6 +48,7 @@ def compare(
     device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", show_default="the file's")
     ] = None,
+    nproc: Nproc = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -58,7 +61,8 @@ def compare(
 
     settings = read_comparison(file)
     request = ConfigRequest(flags=() if device is None else (Flag("--device", "device", device),))
-    run_comparison(settings, request, output or DEFAULT_ROOT / file.stem, read_seeds(seeds), only or (), dry_run, json)
+    folder = output or DEFAULT_ROOT / file.stem
+    run_comparison(settings, request, folder, read_seeds(seeds), only or (), nproc, dry_run, json)
 
 
 def read_seeds(text: str | None) -> tuple[int, ...] | None:
@@ -75,23 +79,32 @@ def run_comparison(
     folder: Path,
     seeds: tuple[int, ...] | None,
     only: Sequence[str],
+    nproc: int | None,
     dry_run: bool,
     json: bool,
 ) -> None:
     """Plan, train, measure and report; or print the plan only."""
-    info("preparing variants …")
+    if not dry_run and is_launcher(nproc) and nproc is not None:
+        raise typer.Exit(launch(nproc))
+    first, several = is_first_process(), number_of_processes() > 1
+    if first:
+        info("preparing variants …")
     from dfm_core.comparison.plan import make_plan, take_up
     from dfm_core.comparison.results import as_data, collect
     from dfm_core.comparison.runner import Comparison
     from dfm_core.comparison.training import TrainingInterrupted
     from dfm_core.plugins.registry import default_registry
+    from dfm_core.training.distributed import own_device
     from dfm_core.training.progress import make_reporter
 
     registry = default_registry()
-    plan = make_plan(settings, registry, request, seeds, warning)
+    plan = make_plan(settings, registry, request, seeds, warning if first else ignore)
+    if several and not dry_run:
+        plan = plan.on_device(own_device)
+        work_alone()
 
     def reporter() -> Reporter:
-        return make_reporter(output_options().quiet, console=console(stderr=True))
+        return make_reporter(output_options().quiet or not first, console=console(stderr=True))
 
     comparison = Comparison(folder, plan, registry, reporter, info, warning)
     if dry_run:
@@ -103,8 +116,11 @@ def run_comparison(
         with termination_as_interrupt():
             comparison.run(only)
     except (KeyboardInterrupt, TrainingInterrupted):
-        print(f"stopped; what is finished lies in {folder}, and the same command goes on", flush=True)
+        if first:
+            print(f"stopped; what is finished lies in {folder}, and the same command goes on", flush=True)
         raise typer.Exit(INTERRUPTED) from None
+    if not first:
+        return
     results = collect(comparison)
     write(folder, results)
     if json:

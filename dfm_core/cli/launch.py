@@ -71,6 +71,11 @@ def is_first_process() -> bool:
     return number_of_processes() == 1 or os.environ.get("RANK", "0") == "0"
 
 
+def work_alone() -> None:
+    """From now on this process, one of several, does not train together with the others."""
+    os.environ["WORLD_SIZE"] = "1"
+
+
 def end_without_finalization(exit_code: Callable[[], int]) -> None:
     """Let this process, one of several, end after its exit handlers without taking the interpreter apart.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dfm_core.comparison.budget import Schedule, schedules_of
 from dfm_core.comparison.config import ComparisonConfig
-from dfm_core.comparison.variants import Variant, comparable, make_variants
+from dfm_core.comparison.variants import Run, Variant, comparable, make_variants
 from dfm_core.config.resolve import ConfigRequest, flatten
 from dfm_core.config.run_config import RunConfig
 from dfm_core.config.settings import ComponentChoice
@@ -51,6 +51,16 @@ class Plan:
     def weights(self, variant: str) -> tuple[float, ...]:
         """Guidance weights with which a variant is measured."""
         return self.settings.evaluation.cfg or (self.variants[variant].config.sampling.cfg,)
+
+    def on_device(self, choose: Callable[[str], str]) -> Plan:
+        """The same on other devices. choose: what a configuration says -> what it shall say."""
+
+        def moved(run: Run) -> Run:
+            device = choose(run.config.device)
+            return replace(run, config=run.config.model_copy(update={"device": device}))
+
+        runs = {name: tuple(map(moved, variant.runs)) for name, variant in self.variants.items()}
+        return replace(self, variants={name: replace(self.variants[name], runs=own) for name, own in runs.items()})
 
     def config(self, variant: str, number: int, seed: int, rate: float | None, output: Path) -> RunConfig:
         """Configuration of run `number` of a variant's training, complete."""
@@ -122,7 +132,7 @@ def take_up(folder: Path, plan: Plan) -> None:
     Raises ConfigError that names what changed, UsageError for a folder of something else.
     """
     file, record = folder / RECORD, record_of(plan)
-    if folder.exists() and not file.is_file() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not file.is_file() and not is_unused(folder):
         raise UsageError(f"{folder} exists and is no folder of a comparison; choose another --output")
     if file.is_file():
         before = read_record(file)
@@ -133,6 +143,11 @@ def take_up(folder: Path, plan: Plan) -> None:
         replace_text(file, json.dumps(record, indent=1))
     except OSError as error:
         raise UsageError(f"cannot write into {folder}: {error.strerror}; choose another --output") from error
+
+
+def is_unused(folder: Path) -> bool:
+    """Whether a folder is empty, but for the record that another process is about to write."""
+    return folder.is_dir() and all(entry.name.startswith(f".{RECORD}.") for entry in folder.iterdir())
 
 
 def read_record(file: Path) -> dict[str, Any]:

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dfm_core.comparison.budget import Point
+from dfm_core.comparison.claims import claimed, share
 from dfm_core.comparison.evaluation import Measurer, read_results, result_file
 from dfm_core.comparison.plan import Plan
 from dfm_core.comparison.training import has_diverged, train_variant, training_folder
 from dfm_core.errors import UsageError, suggest
 from dfm_core.plugins.registry import Registry
 from dfm_core.training.progress import Reporter
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training and its measurements. only_last: measured at its end only."""
+
+    variant: str
+    seed: int
+    rate: float | None
+    only_last: bool = False
+
+    def __str__(self) -> str:
+        at = "" if self.rate is None else f", learning rate {self.rate:g}"
+        return f"{self.variant}: seed {self.seed}{at}"
 
 
 class Comparison:
@@ -50,14 +66,18 @@ class Comparison:
     def run(self, only: Sequence[str] = ()) -> None:
         """Train and measure what is missing; only: of these variants. Raises TrainingInterrupted.
 
-        Seed by seed, so that early results are of all variants.
+        Seed by seed, so that early results are of all variants. Other processes that do the same in this folder share
+        the work; all return when everything is done.
         """
         self.check(only)
         names = [name for name in self.plan.variants if not only or name in only]
-        rates = {name: self._choose_rate(name) for name in names}
-        for seed in self.plan.seeds:
-            for name in names:
-                self._train_and_measure(name, seed, rates[name])
+        if self.plan.rates != (None,):
+            self._share(Job(name, self.plan.rate_seed, rate, True) for name in names for rate in self.plan.rates)
+        rates = {name: self.rate(name) for name in names}
+        for name, rate in rates.items():
+            if rate is not None:
+                self._say(f"{name}: learning rate {rate:g}")
+        self._share(Job(name, seed, rates[name]) for seed in self.plan.seeds for name in names)
 
     def rate(self, variant: str) -> float | None:
         """The learning rate that was chosen for a variant: of the best first metric; None where there is no choice.
@@ -81,33 +101,38 @@ class Comparison:
             rate = self.rate(variant)
         except UsageError:
             return True
-        return bool(self._missing(variant, seed, rate))
+        return bool(self._missing(Job(variant, seed, rate)))
 
-    def _missing(
-        self, variant: str, seed: int, rate: float | None, only_last: bool = False
-    ) -> list[tuple[Point, float]]:
+    def _missing(self, job: Job) -> list[tuple[Point, float]]:
         """The points and guidance weights at which a training is not measured yet."""
-        points = self.plan.schedules[variant].points[-1 if only_last else 0 :]
-        wanted = itertools.product(points, self.plan.weights(variant))
-        return [at for at in wanted if not result_file(self.folder, variant, seed, rate, *at).is_file()]
+        points = self.plan.schedules[job.variant].points[-1 if job.only_last else 0 :]
+        wanted = itertools.product(points, self.plan.weights(job.variant))
+        return [at for at in wanted if not result_file(self.folder, job.variant, job.seed, job.rate, *at).is_file()]
 
-    def _choose_rate(self, variant: str) -> float | None:
-        if self.plan.rates != (None,):
-            for rate in self.plan.rates:
-                self._train_and_measure(variant, self.plan.rate_seed, rate, only_last=True)
-            self._say(f"{variant}: learning rate {self.rate(variant):g}")
-        return self.rate(variant)
+    def _share(self, jobs: Iterable[Job]) -> None:
+        share(jobs, self._do, lambda left: self._say(f"other processes are at {'; '.join(map(str, left))}: waiting"))
 
-    def _train_and_measure(self, variant: str, seed: int, rate: float | None, only_last: bool = False) -> None:
-        """Train and measure what is missing; where all is measured, the runs may be gone."""
-        missing = self._missing(variant, seed, rate, only_last)
-        training = training_folder(self.folder, self.plan, variant, seed, rate)
-        if not missing or not train_variant(
+    def _do(self, job: Job) -> bool:
+        """Train and measure what is missing, unless another process is at it; where all is measured, runs may be gone.
+
+        Returns False where another process is at it.
+        """
+        if not self._missing(job):
+            return True
+        training = training_folder(self.folder, self.plan, job.variant, job.seed, job.rate)
+        with claimed(training) as own:
+            if own:
+                self._train_and_measure(job, training)
+            return own
+
+    def _train_and_measure(self, job: Job, training: Path) -> None:
+        variant, seed, rate = job.variant, job.seed, job.rate
+        missing = self._missing(job)
+        if missing and train_variant(
             training, self.plan, variant, seed, rate, self._registry, self._make_reporter, self._say
         ):
-            return
-        for point, weight in missing:
-            self._measurer.measure(variant, seed, rate, point, weight)
+            for point, weight in missing:
+                self._measurer.measure(variant, seed, rate, point, weight)
 
     def _score(self, variant: str, rate: float | None) -> float | None:
         """The first metric at the end, small ones good: infinite if it diverged, None if it is not known yet."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dfm_core.devices import resolve_device
 from dfm_core.errors import DeviceError, LostProcessError, WorldError
 
 if TYPE_CHECKING:
@@ -127,6 +128,14 @@ def joined_world(device: torch.device, environment: Mapping[str, str] = os.envir
         with suppress(RuntimeError):  # a process that failed at the very end has said so itself
             world.gather(None)
     dist.destroy_process_group()
+
+
+def own_device(device: str, environment: Mapping[str, str] = os.environ) -> str:
+    """The device of this process, one of several that do not train together: for CUDA, the GPU of its local number.
+
+    device: as a configuration names it. Raises WorldError and DeviceError.
+    """
+    return str(_own_device(resolve_device(device), environment))
 
 
 def check_same(world: World, values: Mapping[str, object]) -> None:

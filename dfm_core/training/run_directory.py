@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from dfm_core.errors import CheckpointError, UsageError
-from dfm_core.files import put_in_place
+from dfm_core.files import complete_or_absent
 
 FOLDER = "checkpoints"
 CONFIG_FILE = "config.yaml"
@@ -113,9 +113,8 @@ class RunDirectory:
 
 def replace_text(path: Path, text: str) -> None:
     """Write a text file so that a reader, or a crash, sees the old content or the new, nothing between."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    put_in_place(partial, path)
+    with complete_or_absent(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _advice(path: Path) -> str:

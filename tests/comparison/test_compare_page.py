@@ -45,4 +45,4 @@ def test_the_page_names_what_is_there() -> None:
     table = PAGE[PAGE.index("## Ablations") : PAGE.index("## The paper's rows")]
     files = {name for line in table.splitlines() if line.startswith("| `") for name in re.findall(r"`(\w+)`", line)}
     assert files == {path.stem for path in (ROOT / "examples" / "ablations").glob("*.yaml")}
-    assert len(COMMANDS) == 7
+    assert len(COMMANDS) == 8
