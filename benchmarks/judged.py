@@ -41,5 +41,5 @@ def report(arguments: argparse.Namespace, judge: Callable[[Model], dict[str, flo
 def train(arguments: argparse.Namespace, output: Path) -> Path:
     """Train the preset on the CPU. Return the run's folder."""
     steps = {"max_steps": arguments.max_steps} if arguments.max_steps else {}
-    dfm.train(presets=[arguments.preset], output=str(output), device="cpu", quiet=arguments.json, **steps)
+    dfm.train(preset=arguments.preset, output=str(output), device="cpu", quiet=arguments.json, **steps)
     return output

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dfm_core.assembly import Assembler, with_objects
-from dfm_core.config.resolve import ConfigRequest, Level, read_config, resolve_config
+from dfm_core.config.resolve import PRESET, ConfigRequest, Level, preset_names, read_config, resolve_config
 from dfm_core.config.resume import check_resume
 from dfm_core.config.run_config import RunConfig
 from dfm_core.devices import resolve_device
@@ -52,9 +52,9 @@ def train(
 ) -> Model:
     """Train a model and return it with its averaged weights; the run's folder is written as by `dfm train`.
 
-    settings: as for `build`, and `presets`, `files`, `max_steps`, `batch_size`, `output`. resume: the folder of a run
-    to go on with; init_from: a run or exported model whose weights to begin with. Errors as on the command line, as
-    exceptions.
+    settings: as for `build`, and `preset` (a name or several), `files`, `max_steps`, `batch_size`, `output`. resume:
+    the folder of a run to go on with; init_from: a run or exported model whose weights to begin with. Errors as on the
+    command line, as exceptions.
     """
     registry = registry or default_registry()
     reporter = make_reporter(quiet)
@@ -88,7 +88,7 @@ def configure(
         base=base,
         below=alone if base is None else (),
         accelerator=base is None and resolve_device(values.get("device", "auto")).type != "cpu",
-        presets=tuple(values.pop("presets", ())),
+        presets=preset_names(values.pop(PRESET, ()), "argument"),
         files=tuple(map(Path, values.pop("files", ()))),
         values=values,
     )

@@ -177,13 +177,17 @@ def _layers(request: ConfigRequest, registry: Registry) -> list[Layer]:
     return layers + [layer for level in request.above for layer in _level_layers(level, registry)]
 
 
+def preset_names(given: object, origin: str) -> tuple[str, ...]:
+    """Names of presets, given as one, as several, or not at all. Raises ConfigError."""
+    names = (given,) if isinstance(given, str) else given or ()
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{PRESET}: expected the name of a preset, or a list of them, got {given!r} ({origin})")
+    return tuple(names)
+
+
 def _level_layers(level: Level, registry: Registry, inside: tuple[str, ...] = ()) -> Iterator[Layer]:
     """Layers of the presets that a level stands on, then its own. inside: names of presets that this is read for."""
-    names = level.values.get(PRESET) or ()
-    names = (names,) if isinstance(names, str) else names
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"{PRESET}: expected the name of a preset, or a list of them, got {names!r} ({level.origin})")
-    for name in names:
+    for name in preset_names(level.values.get(PRESET), level.origin):
         if name in inside:
             raise ConfigError(f"presets stand on each other in a circle: {' on '.join((*inside, name))}")
         yield from _preset_layers(name, registry, level.soft, inside)

@@ -26,7 +26,7 @@ from dfm_core.training.distributed import World
 def first(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A run of one step at 8 of 8 and 16 pixels."""
     return dfm.train(
-        presets=["cascaded"],
+        preset="cascaded",
         quiet=True,
         stages=[8, 16],
         max_steps=1,

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import dfm_core as dfm
-from dfm_core.errors import CheckpointError, CompositionError, UsageError
+from dfm_core.errors import CheckpointError, CompositionError, ConfigError, UsageError
 from dfm_core.interfaces.decomposition import Decomposition, DecompositionFacts
 from dfm_core.interfaces.timestep_sampler import TimestepSampler, TimestepSamplerFacts
 from dfm_core.plugins.registry import default_registry
@@ -201,3 +201,16 @@ def test_a_stage_far_below_its_noise_is_pointed_out(changes: dict[str, Any], hin
     settings = {name: value for name, value in (TINY | changes).items() if name != "quiet"}
     said = hint_at_small_stages(dfm.build(**settings).composition)
     assert said is None if hint is None else str(said).startswith(hint)
+
+
+def test_a_model_stands_on_presets() -> None:
+    small: dict[str, Any] = {
+        "backbone": {"options": {"depth": 1, "width": 16, "heads": 1}},
+        "flow": {"statistics_images": 8},
+        "device": "cpu",
+    }
+    for preset in ("flow-matching", ["dfm", "flow-matching"]):
+        model = dfm.build(preset=preset, stages=[8], **small)
+        assert model.composition.config.component("decomposition").name == "identity"
+    with pytest.raises(ConfigError, match="preset: expected the name of a preset, or a list of them, got 3"):
+        dfm.build(preset=3, **small)
