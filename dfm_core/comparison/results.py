@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,18 @@ class MetricTable:
 
 
 @dataclass(frozen=True)
+class RateGrid:
+    """Learning rates that were tried on one seed. values: variant -> rate -> first metric at the end.
+
+    None stands for what is not measured: not yet, or since it diverged.
+    """
+
+    metric: str
+    seed: int
+    values: dict[str, dict[float, float | None]]
+
+
+@dataclass(frozen=True)
 class Results:
     """All tables, and what is true of each variant whatever the metric. noun: what is made, "images" or "clips"."""
 
@@ -62,6 +75,7 @@ class Results:
     variants: dict[str, dict[str, Any]]
     tables: tuple[MetricTable, ...] = field(default=())
     noun: str = "images"
+    rates: RateGrid | None = None
 
 
 def collect(comparison: Comparison) -> Results:
@@ -73,7 +87,20 @@ def collect(comparison: Comparison) -> Results:
     tables = [table_of(plan, folder, metric.name, weight, rates) for weight in weights for metric in plan.metrics]
     seeds, num = plan.seeds, plan.settings.evaluation.num
     noun = PLURAL[measured_medium(plan.variants[plan.reference].config.stages[-1])]
-    return Results(plan.reference, seeds, num, variants, tuple(table for table in tables if table is not None), noun)
+    measured = tuple(table for table in tables if table is not None)
+    return Results(plan.reference, seeds, num, variants, measured, noun, grid_of(plan, folder))
+
+
+def grid_of(plan: Plan, folder: Path) -> RateGrid | None:
+    """What the learning rates that were tried gave; None where none were."""
+    tried = [rate for rate in plan.rates if rate is not None]
+    metric, seed = plan.metrics[0].name, plan.rate_seed
+    values: dict[str, dict[float, float | None]] = {name: {} for name in plan.variants}
+    for name, rate in itertools.product(plan.variants, tried):
+        file = result_file(folder, name, seed, rate, plan.schedules[name].points[-1], plan.weights(name)[0])
+        found = read_results(file)[metric]["values"] if file.is_file() else {}
+        values[name][rate] = next(iter(found.values()), None)
+    return RateGrid(metric, seed, values) if tried else None
 
 
 def known_rate(comparison: Comparison, variant: str) -> float | None:
@@ -177,4 +204,8 @@ def as_data(results: Results) -> dict[str, Any]:
         for table in results.tables
     ]
     about = {"reference": results.reference, "seeds": list(results.seeds), "samples": results.num}
-    return {**about, "variants": results.variants, "metrics": tables}
+    grid = None
+    if results.rates is not None:
+        values = {name: {f"{rate:g}": value for rate, value in of.items()} for name, of in results.rates.values.items()}
+        grid = {"metric": results.rates.metric, "seed": results.rates.seed, "values": values}
+    return {**about, "variants": results.variants, "learning_rates": grid, "metrics": tables}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dfm_core.comparison.results import MetricTable, Outcome, Results
+from dfm_core.comparison.results import MetricTable, Outcome, RateGrid, Results
 from dfm_core.comparison.statistics import Spread, t_quantile
 
 
@@ -38,8 +38,20 @@ def compute_table(results: Results) -> Table:
 
 
 def metric_tables(results: Results) -> list[Table]:
-    """One table a metric."""
-    return [metric_table(table, results) for table in results.tables]
+    """One table a metric, and before them that of the learning rates, if some were tried."""
+    grid = [] if results.rates is None else [rate_table(results.rates)]
+    return [*grid, *(metric_table(table, results) for table in results.tables)]
+
+
+def rate_table(grid: RateGrid) -> Table:
+    """The first metric at the end with each learning rate."""
+    rates = list(next(iter(grid.values.values())))
+    rows = [
+        (name, *("-" if (value := values[rate]) is None else f"{value:.4g}" for rate in rates))
+        for name, values in grid.values.items()
+    ]
+    title = f"Learning rates: {grid.metric} at the end with seed {grid.seed}"
+    return Table(title, ("variant", *(f"{rate:g}" for rate in rates)), rows)
 
 
 def metric_table(table: MetricTable, results: Results) -> Table:

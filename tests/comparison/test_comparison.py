@@ -18,7 +18,9 @@ from dfm_core.cli.app import main
 from dfm_core.comparison.config import read_comparison
 from dfm_core.comparison.evaluation import Measurer, result_file
 from dfm_core.comparison.plan import make_plan
+from dfm_core.comparison.results import as_data, collect
 from dfm_core.comparison.runner import Comparison
+from dfm_core.comparison.tables import markdown
 from dfm_core.comparison.training import training_folder
 from dfm_core.errors import UsageError
 from dfm_core.evaluation import run_samples
@@ -212,6 +214,16 @@ def test_the_best_rate_is_chosen_by_the_first_metric(tiny_file: Path, tmp_path: 
         assert comparison.rate("haar") == best
     write_result(comparison, "haar", 4e-3, None, "higher")
     assert comparison.rate("haar") == 1e-3
+    results = collect(comparison)
+    assert as_data(results)["learning_rates"] == {
+        **{"metric": "spectrum", "seed": 0},
+        "values": {
+            "flow-matching": {"0.001": None, "0.002": None, "0.004": None},
+            "haar": {"0.001": 5.0, "0.002": 3.0, "0.004": None},
+        },
+    }
+    grid = markdown(results).partition("## Learning rates: spectrum at the end with seed 0")[2]
+    assert "| haar | 5 | 3 | - |" in grid.splitlines()
     folder = training_folder(comparison.folder, comparison.plan, "haar", 0, 1e-3)
     folder.mkdir(parents=True)
     (folder / "diverged.txt").write_text("")
@@ -229,7 +241,7 @@ def write_result(comparison: Comparison, variant: str, rate: float, value: float
     point = comparison.plan.schedules[variant].points[-1]
     file = result_file(comparison.folder, variant, 0, rate, point, 1.0)
     file.parent.mkdir(parents=True, exist_ok=True)
-    result = {"metric": "spectrum", "better": better, "values": {"spectrum": value}}
+    result = {"metric": "spectrum", "better": better, "values": {"spectrum": value}, "real": None, "variant": {}}
     file.write_text(json.dumps({"results": [result]}))
 
 

@@ -20,6 +20,17 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = sorted(path for path in (ROOT / "docs" / "results").iterdir() if path.is_dir())
 
 
+def test_the_quick_comparison_takes_the_rates_that_were_chosen() -> None:
+    chosen = json.loads((ROOT / "docs" / "results" / "compare_rates" / "results.json").read_text())["variants"]
+    quick, grid = (read_comparison(ROOT / "examples" / f"compare_{name}.yaml") for name in ("quick", "rates"))
+    plans = [make_plan(settings, default_registry()) for settings in (quick, grid)]
+    for name, variant in plans[0].variants.items():
+        rate, seed = chosen[name]["learning_rate"], 1
+        for number, _ in enumerate(variant.runs):
+            own = plans[0].config(name, number, seed, None, Path("run"))
+            assert own == plans[1].config(name, number, seed, rate, Path("run"))
+
+
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
 def test_tables_follow_from_the_measurements(folder: Path, tmp_path: Path) -> None:
     published = json.loads((folder / "results.json").read_text())
