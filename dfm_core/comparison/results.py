@@ -21,7 +21,7 @@ Curve = dict[int, dict[int, float]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """One variant by one metric, at the end. spread: over seeds. ratio: log(variant / reference), paired over seeds."""
+    """One variant by one metric, at one time. spread: over seeds. ratio: log(variant / reference), paired by seed."""
 
     variant: str
     values: dict[int, float]
@@ -34,7 +34,8 @@ class Outcome:
 class MetricTable:
     """A metric with one guidance weight (None: each variant's own). floor: what real images score.
 
-    curves: variant -> values by compute; their last ones are those of the outcomes.
+    curves: variant -> values by compute. outcomes: at the end. earlier: before it, by part of the budget ("1/3"), of
+    the variants that are measured there.
     """
 
     metric: str
@@ -46,6 +47,7 @@ class MetricTable:
     variant: dict[str, Any]
     outcomes: tuple[Outcome, ...]
     curves: dict[str, Curve]
+    earlier: dict[str, tuple[Outcome, ...]] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -146,24 +148,40 @@ def table_of(
     if not found:
         return None
     last = {name: curves.get(name, {}).get(plan.schedules[name].points[-1].flops, {}) for name in plan.variants}
-    real = found["real"]
+    real, better = found["real"], found["better"]
     return MetricTable(
         metric=metric,
         number=number,
         weight=weight,
-        better=found["better"],
+        better=better,
         floor=None if real is None else real["values"][number],
         real_images=None if real is None else real["images"],
         variant=found["variant"],
-        outcomes=tuple(outcome(name, last, plan.reference, found["better"]) for name in plan.variants),
+        outcomes=tuple(outcome(name, last, plan.reference, better) for name in plan.variants),
         curves=curves,
+        earlier={
+            part: tuple(outcome(name, values, plan.reference, better) for name in values)
+            for part, values in by_part(plan, curves).items()
+        },
     )
+
+
+def by_part(plan: Plan, curves: dict[str, Curve]) -> dict[str, dict[str, dict[int, float]]]:
+    """What was measured before the end: part of the budget ("1/3") -> variant -> seed -> value."""
+    parts = plan.settings.evaluation.points
+    found: dict[str, dict[str, dict[int, float]]] = {f"{number}/{parts}": {} for number in range(1, parts)}
+    for name, curve in curves.items():
+        for point in plan.schedules[name].points[:-1]:
+            number = round(parts * point.flops / plan.schedules[name].total)
+            if point.flops in curve and 0 < number < parts:
+                found[f"{number}/{parts}"][name] = curve[point.flops]
+    return {part: values for part, values in found.items() if values}
 
 
 def outcome(name: str, last: dict[str, dict[int, float]], reference: str, better: str) -> Outcome:
     """Compare a variant's values with the reference's."""
     values = last[name]
-    ratio = None if name == reference else log_ratio(values, last[reference])
+    ratio = None if name == reference else log_ratio(values, last.get(reference, {}))
     spread = Spread.of([values[seed] for seed in sorted(values)]) if values else None
     return Outcome(name, values, spread, ratio, verdict(ratio, better))
 
@@ -176,6 +194,14 @@ def as_data(results: Results) -> dict[str, Any]:
             return None
         return {"mean": value.mean, "deviation": value.deviation, "error": value.error, "seeds": value.count}
 
+    def plain(outcome: Outcome) -> dict[str, Any]:
+        return {
+            "values": {str(seed): value for seed, value in sorted(outcome.values.items())},
+            "spread": spread(outcome.spread),
+            "log_ratio": spread(outcome.ratio),
+            "verdict": outcome.verdict,
+        }
+
     tables = [
         {
             "metric": table.metric,
@@ -184,14 +210,10 @@ def as_data(results: Results) -> dict[str, Any]:
             "better": table.better,
             "real": {"value": table.floor, "images": table.real_images},
             "measured_by": table.variant,
-            "variants": {
-                outcome.variant: {
-                    "values": {str(seed): value for seed, value in sorted(outcome.values.items())},
-                    "spread": spread(outcome.spread),
-                    "log_ratio": spread(outcome.ratio),
-                    "verdict": outcome.verdict,
-                }
-                for outcome in table.outcomes
+            "variants": {outcome.variant: plain(outcome) for outcome in table.outcomes},
+            "earlier": {
+                part: {outcome.variant: plain(outcome) for outcome in outcomes}
+                for part, outcomes in table.earlier.items()
             },
             "curves": {
                 name: [

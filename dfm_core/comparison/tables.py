@@ -40,7 +40,8 @@ def compute_table(results: Results) -> Table:
 def metric_tables(results: Results) -> list[Table]:
     """One table a metric, and before them that of the learning rates, if some were tried."""
     grid = [] if results.rates is None else [rate_table(results.rates)]
-    return [*grid, *(metric_table(table, results) for table in results.tables)]
+    tables = [made(table, results) for table in results.tables for made in (metric_table, earlier_table)]
+    return [*grid, *(table for table in tables if table is not None)]
 
 
 def rate_table(grid: RateGrid) -> Table:
@@ -69,6 +70,25 @@ def metric_table(table: MetricTable, results: Results) -> Table:
     title = f"{table.title} ({table.better} is better{'; ' + by if by else ''})"
     columns = ("variant", "mean ± deviation", f"log-ratio to {results.reference} ± standard error", "verdict")
     return Table(title, columns, rows, tuple(notes_of(table, results)))
+
+
+def earlier_table(table: MetricTable, results: Results) -> Table | None:
+    """Ratios and verdicts before the end; None where nothing was measured then."""
+    by_name = {part: {outcome.variant: outcome for outcome in outcomes} for part, outcomes in table.earlier.items()}
+    names = [name for name in results.variants if any(name in outcomes for outcomes in by_name.values())]
+    if not names:
+        return None
+
+    def cell(outcome: Outcome | None) -> str:
+        if outcome is None or outcome.spread is None:
+            return "-"
+        if outcome.variant == results.reference:
+            return f"reference ({write_spread(outcome.spread, outcome.spread.deviation)})"
+        return " ".join(filter(None, [write_ratio(outcome.ratio), outcome.verdict]))
+
+    rows = [(name, *(cell(outcomes.get(name)) for outcomes in by_name.values())) for name in names]
+    title = f"{table.title}, on the way: log-ratio to {results.reference} ± standard error, after a part of the budget"
+    return Table(title, ("variant", *by_name), rows)
 
 
 def notes_of(table: MetricTable, results: Results) -> list[str]:

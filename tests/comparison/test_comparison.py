@@ -128,11 +128,18 @@ def check_results(folder: Path) -> None:
     for curve in table["curves"].values():
         assert len(curve) == 2
         assert all(set(point["values"]) == {"0", "1"} for point in curve)
+    assert set(table["earlier"]) == {"1/2"}
+    halfway = {name: list(curve[0]["values"].values()) for name, curve in table["curves"].items()}
+    logs = (torch.tensor(halfway["haar"]).double() / torch.tensor(halfway["flow-matching"]).double()).log()
+    early = table["earlier"]["1/2"]["haar"]
+    assert early["log_ratio"]["mean"] == pytest.approx(float(logs.mean()), rel=1e-6)
     check_seeds(folder)
     page = (folder / "results.md").read_text()
     assert "| haar | 7 |" in page
     assert "real images against real ones" in page
     assert "beyond 12.7 standard errors" in page
+    on_the_way = page.partition("on the way: log-ratio to flow-matching ± standard error")[2]
+    assert f"| haar | {early['log_ratio']['mean']:+.3f} ± " in on_the_way
     with Image.open(folder / "convergence.png") as picture:
         assert min(picture.size) > 200
     assert not (folder / "samples").exists()

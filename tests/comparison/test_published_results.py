@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from dfm_core.comparison.config import read_comparison
 from dfm_core.comparison.plan import make_plan, take_up
 from dfm_core.comparison.results import as_data, collect
 from dfm_core.comparison.runner import Comparison
-from dfm_core.comparison.tables import markdown
+from dfm_core.comparison.statistics import Spread
+from dfm_core.comparison.tables import markdown, write_spread
 from dfm_core.plugins.registry import default_registry
 from dfm_core.training.progress import QuietReporter
 
 ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "results" / "README.md").read_text()
 FOLDERS = sorted(path for path in (ROOT / "docs" / "results").iterdir() if path.is_dir())
 
 
@@ -29,6 +32,25 @@ def test_the_quick_comparison_takes_the_rates_that_were_chosen() -> None:
         for number, _ in enumerate(variant.runs):
             own = plans[0].config(name, number, seed, None, Path("run"))
             assert own == plans[1].config(name, number, seed, rate, Path("run"))
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_the_page_has_the_numbers_of_the_tables(folder: Path) -> None:
+    tables = json.loads((folder / "results.json").read_text())["metrics"]
+    section = next(part for part in PAGE.split("\n## ") if f"`{folder.name}`" in part)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    names = list(tables[0]["variants"])
+    for name in names:
+        expected = []
+        for table in tables:
+            found = table["variants"][name]
+            spread = Spread(found["spread"]["mean"], found["spread"]["deviation"], found["spread"]["seeds"])
+            verdict = found["verdict"] if found["verdict"] in ("won", "lost") else ""
+            expected.append(f"{write_spread(spread, spread.deviation)} {verdict}".strip())
+        assert [name, *expected] in rows
+    assert ["real images", *(f"{table['real']['value']:.4g}" for table in tables)] in rows
+    for link in re.findall(r"\]\((\S+?)\)", section):
+        assert (ROOT / "docs" / "results" / link.partition("#")[0]).exists(), link
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
