@@ -58,6 +58,15 @@ def test_a_training_belongs_to_one_process_until_it_ends(tmp_path: Path) -> None
         assert own
 
 
+def test_without_locks_one_process_works_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def acquire(self: object, blocking: bool) -> None:
+        raise NotImplementedError("flock")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    with claimed(tmp_path / "a") as own:
+        assert own
+
+
 def test_work_of_others_is_waited_for_and_taken_up() -> None:
     held, done, told = {"b": 2, "c": 1}, list[str](), list[list[str]]()
 
