@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 from dfm_core.errors import CompositionError, DataError, UsageError
@@ -119,11 +121,14 @@ class Evaluator:
         description = self._description_of_features(name, metric, len(indices), parts[0].stop)
         place = self._cache.place(description)
         if place.name not in self._described:
-            there = self._world.once(place.is_dir)
-            if not there:
-                self._say(f"{name}: {len(indices)} reference {self._noun} …")
-            found = self._load(description) if there else self._describe_reference(metric, indices, parts, description)
-            self._described[place.name] = found
+            # Processes that work together share the images: none of them may wait for another.
+            waits = self._world.size == 1 and not place.is_dir()
+            with self._cache.making(description) if waits else nullcontext():
+                there = self._world.once(place.is_dir)  # perhaps made while this process waited
+                if not there:
+                    self._say(f"{name}: {len(indices)} reference {self._noun} …")
+                make = partial(self._describe_reference, metric, indices, parts)
+                self._described[place.name] = (self._load if there else make)(description)
         return self._described[place.name]
 
     def _load(self, description: Mapping[str, Any]) -> ReferenceFeatures:
@@ -148,10 +153,13 @@ class Evaluator:
             """Whether there is something to take."""
             if self._cache.load(description) is not None:
                 return True
-            state = metric.prepare(self._batches(name))
-            if state:
-                self._cache.store(description, state)
-            return bool(state)
+            with self._cache.making(description):
+                if self._cache.load(description) is not None:  # made while this process waited
+                    return True
+                state = metric.prepare(self._batches(name))
+                if state:
+                    self._cache.store(description, state)
+                return bool(state)
 
         learned = self._world.once(learn)
         metric.restore((self._cache.load(description) or {}) if learned else {})

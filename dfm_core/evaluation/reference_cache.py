@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -17,7 +19,7 @@ from dfm_core.evaluation.sample_store import digest_of
 from dfm_core.latent_shards import write_json
 from dfm_core.training.tensor_file import write_tensors
 
-_TENSORS, _DESCRIPTION = "tensors.safetensors", "description.json"
+_TENSORS, _DESCRIPTION, _LOCKS = "tensors.safetensors", "description.json", "locks"
 
 
 def default_cache() -> Path:
@@ -46,21 +48,42 @@ class ReferenceCache:
         except Exception as error:
             raise DataError(f"cannot read {place}: {error}; remove that folder, and it is computed again") from error
 
+    @contextmanager
+    def making(self, description: Mapping[str, Any]) -> Iterator[None]:
+        """Hold an entry while it is made: another process that wants it waits, and finds it. Raises DFMError."""
+        place = self.place(description)
+        with self._failures_named(place):
+            (self.folder / _LOCKS).mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / _LOCKS / place.name)
+            with suppress(NotImplementedError, PermissionError):  # no locks there, or somebody else's: made by each
+                lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
     def store(self, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Write an entry; where another process was quicker, its own stays. Raises DFMError."""
         place = self.place(description)
         partial = self.folder / f".{place.name}.{uuid.uuid4().hex}"
+        with self._failures_named(place):
+            try:
+                partial.mkdir(parents=True)
+                write_tensors(partial / _TENSORS, tensors)
+                write_json(partial / _DESCRIPTION, description)
+                if not place.exists():
+                    os.rename(partial, place)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+
+    @contextmanager
+    def _failures_named(self, place: Path) -> Iterator[None]:
+        """Turn an OSError into a DFMError, unless the entry is there all the same."""
         try:
-            partial.mkdir(parents=True)
-            write_tensors(partial / _TENSORS, tensors)
-            write_json(partial / _DESCRIPTION, description)
-            if not place.exists():
-                os.rename(partial, place)
+            yield
         except OSError as error:
             if not place.is_dir():
                 raise DFMError(
                     f"cannot write the reference statistics to {self.folder}: {error}. Is the disk full? "
                     "--cache FOLDER puts them elsewhere"
                 ) from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)

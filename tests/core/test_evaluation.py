@@ -6,9 +6,12 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +37,7 @@ from dfm_core.interfaces.metric import Metric
 from dfm_core.model import Model, load
 from dfm_core.plugins.registry import Registry
 from dfm_core.training.distributed import World
+from dfm_plugins.metrics.classifier import ClassifierFeatures
 
 QUICK = {"spectrum": {"resamples": 5}, "fd": {"steps": 5, "resamples": 5, "training_images": 64}}
 CPU = torch.device("cpu")
@@ -197,7 +201,7 @@ def test_statistics_of_the_reference_are_computed_once(
 ) -> None:
     first = evaluate_model(model, tmp_path, settings, World())
     (tmp_path / "cache").mkdir(exist_ok=True)
-    entries = sorted(path.name for path in (tmp_path / "cache").iterdir())
+    entries = sorted(path.name for path in (tmp_path / "cache").iterdir() if path.name != "locks")
     assert [name.rpartition("-")[0] for name in entries] == ["fd", "features", "spectrum"]  # fd: the classifier
     described = json.loads((tmp_path / "cache" / entries[2] / "description.json").read_text())
     assert described["reference"]["used"] == 90
@@ -215,6 +219,44 @@ def test_statistics_of_the_reference_are_computed_once(
     again = evaluate_model(model, tmp_path, settings, World())
     assert sum(shown) == 100  # the samples alone
     assert numbers(again) == numbers(first)
+
+    # Another process makes an entry while this one waits for it.
+    made = (tmp_path / "cache").rename(tmp_path / "made")
+
+    @contextmanager
+    def making(self: ReferenceCache, description: Mapping[str, Any]) -> Iterator[None]:
+        name = self.place(description).name
+        if (made / name).is_dir():
+            shutil.copytree(made / name, self.folder / name)
+        yield
+
+    monkeypatch.setattr(ReferenceCache, "making", making)
+    monkeypatch.setattr(ClassifierFeatures, "prepare", None)
+    shown.clear()
+    third = evaluate_model(model, tmp_path, settings, World())
+    assert sum(shown) == 100
+    assert numbers(third) == numbers(first)
+
+
+def test_two_that_want_an_entry_make_it_one_after_the_other(tmp_path: Path) -> None:
+    cache, description = ReferenceCache(tmp_path / "cache"), {"metric": {"name": "fd"}}
+    began, order = threading.Event(), list[str]()
+
+    def make() -> None:
+        with cache.making(description):
+            began.set()
+            time.sleep(0.2)
+            order.append("first")
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    assert began.wait(30)
+    with cache.making({"metric": {"name": "another"}}):
+        assert order == []
+    with cache.making(description):
+        order.append("second")
+    thread.join()
+    assert order == ["first", "second"]
 
 
 def test_other_data_is_another_key(tmp_path: Path) -> None:
