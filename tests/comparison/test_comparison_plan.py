@@ -11,7 +11,7 @@ import yaml
 from comparison_files import TINY, shortened, tiny, write
 
 from dfm_core.comparison.config import read_comparison
-from dfm_core.comparison.plan import Plan, make_plan, take_up
+from dfm_core.comparison.plan import Plan, make_plan, record_of, take_up
 from dfm_core.config.resolve import ConfigRequest, resolve_config
 from dfm_core.errors import ConfigError, UsageError
 from dfm_core.plugins.registry import default_registry
@@ -193,6 +193,21 @@ def test_the_quick_comparison_holds_schedule_and_timesteps_equal() -> None:
                 continue
             assert schedule.options["shift"] == "auto"
             assert sampler.options["current_location"] == -0.8
+
+
+def test_each_of_several_processes_has_a_device_of_its_own_and_does_the_same() -> None:
+    plan = make_plan(tiny(), REGISTRY)
+    asked: list[str] = []
+
+    def choose(device: str) -> str:
+        asked.append(device)
+        return "cuda:3"
+
+    moved = plan.on_device(choose)
+    assert asked == ["cpu", "cpu"]
+    assert {run.config.device for variant in moved.variants.values() for run in variant.runs} == {"cuda:3"}
+    assert moved.config("haar", 0, 1, None, Path("run")).device == "cuda:3"
+    assert record_of(moved) == record_of(plan)
 
 
 def test_the_grid_of_rates_is_the_quick_comparison_without_rates_of_its_own() -> None:
