@@ -93,6 +93,7 @@ def run_comparison(
     from dfm_core.comparison.results import as_data, collect
     from dfm_core.comparison.runner import Comparison
     from dfm_core.comparison.training import TrainingInterrupted
+    from dfm_core.devices import resolve_device
     from dfm_core.plugins.registry import default_registry
     from dfm_core.training.distributed import own_device
     from dfm_core.training.progress import make_reporter
@@ -100,7 +101,7 @@ def run_comparison(
     registry = default_registry()
     plan = make_plan(settings, registry, request, seeds, warning if first else ignore)
     if several and not dry_run:
-        plan = plan.on_device(own_device)
+        plan = plan.on_device(lambda device: str(own_device(resolve_device(device))))
         work_alone()
 
     def reporter() -> Reporter:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dfm_core.devices import resolve_device
 from dfm_core.errors import DeviceError, LostProcessError, WorldError
 
 if TYPE_CHECKING:
@@ -117,7 +116,7 @@ def joined_world(device: torch.device, environment: Mapping[str, str] = os.envir
         yield World(device=device)
         return
     index = _number(environment, "RANK")
-    device = _own_device(device, environment)
+    device = own_device(device, environment)
     import torch.distributed as dist
 
     backend = _backend(device)
@@ -128,14 +127,6 @@ def joined_world(device: torch.device, environment: Mapping[str, str] = os.envir
         with suppress(RuntimeError):  # a process that failed at the very end has said so itself
             world.gather(None)
     dist.destroy_process_group()
-
-
-def own_device(device: str, environment: Mapping[str, str] = os.environ) -> str:
-    """The device of this process, one of several that do not train together: for CUDA, the GPU of its local number.
-
-    device: as a configuration names it. Raises WorldError and DeviceError.
-    """
-    return str(_own_device(resolve_device(device), environment))
 
 
 def check_same(world: World, values: Mapping[str, object]) -> None:
@@ -186,7 +177,11 @@ def _number(environment: Mapping[str, str], name: str) -> int:
         ) from error
 
 
-def _own_device(device: torch.device, environment: Mapping[str, str]) -> torch.device:
+def own_device(device: torch.device, environment: Mapping[str, str] = os.environ) -> torch.device:
+    """The device of this process, one of several on this machine: for CUDA, the GPU of its local number.
+
+    Raises WorldError and DeviceError for what cannot work.
+    """
     if device.type == "cpu":
         return device
     if device.type != "cuda":

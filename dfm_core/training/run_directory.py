@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -12,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from dfm_core.errors import CheckpointError, UsageError
-from dfm_core.files import complete_or_absent
+from dfm_core.files import put_in_place
 
 FOLDER = "checkpoints"
 CONFIG_FILE = "config.yaml"
@@ -113,8 +114,13 @@ class RunDirectory:
 
 def replace_text(path: Path, text: str) -> None:
     """Write a text file so that a reader, or a crash, sees the old content or the new, nothing between."""
-    with complete_or_absent(path) as partial:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # others may write the same file
+    try:
         partial.write_text(text, encoding="utf-8")
+        put_in_place(partial, path)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def _advice(path: Path) -> str:

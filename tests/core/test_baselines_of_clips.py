@@ -30,7 +30,7 @@ NETWORK = {"depth": 1, "width": 16, "heads": 1}
 
 def train(output: Path, preset: str, **settings: Any) -> Model:
     network = {"backbone": {"options": NETWORK}}
-    return dfm.train(**{**TINY, "presets": [preset], **network, "output": str(output), **settings})
+    return dfm.train(**{**TINY, "preset": preset, **network, "output": str(output), **settings})
 
 
 def test_pyramidal_flow_trains_and_generates(tmp_path: Path) -> None:
@@ -110,10 +110,10 @@ def test_samples_of_a_short_training_move_as_the_data_does(tmp_path: Path, syste
     longer = {**TINY, **network, "batch_size": 8, "flow": {"statistics_images": 64}}
     longer["training"] = {"learning_rate": 3e-3, "warmup_steps": 20, "ema_decay": 0.98}
     if system == "cascaded":
-        dfm.train(**{**longer, "presets": ["cascaded"], "max_steps": 240, "output": str(tmp_path / "first")})
-        longer |= {"presets": ["cascaded-second"], "max_steps": 60, "init_from": tmp_path / "first"}
+        dfm.train(**{**longer, "preset": "cascaded", "max_steps": 240, "output": str(tmp_path / "first")})
+        longer |= {"preset": "cascaded-second", "max_steps": 60, "init_from": tmp_path / "first"}
     else:
-        longer |= {"presets": [system], "max_steps": 300}
+        longer |= {"preset": system, "max_steps": 300}
     model = dfm.train(**longer, output=str(tmp_path / "run"))
     samples = model.generate(24, seed=1)
     dataset = Assembler(model.composition.config, default_registry()).dataset()

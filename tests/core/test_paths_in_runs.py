@@ -35,7 +35,7 @@ NETWORK = {"depth": 1, "width": 16, "heads": 1}
 
 def train(output: Path, preset: str, options: dict[str, Any] | None = None, **settings: Any) -> Model:
     network = {"backbone": {"options": {**NETWORK, **(options or {})}}}
-    return dfm.train(**{**TINY, "presets": [preset], **network, "output": str(output), **settings})
+    return dfm.train(**{**TINY, "preset": preset, **network, "output": str(output), **settings})
 
 
 @pytest.mark.parametrize(
