@@ -109,7 +109,8 @@ def run_comparison(
 
     comparison = Comparison(folder, plan, registry, reporter, info, warning)
     if dry_run:
-        show_plan(plan, collect(comparison), json)
+        if first:
+            show_plan(plan, collect(comparison), json)
         return
     comparison.check(only)
     take_up(folder, plan)

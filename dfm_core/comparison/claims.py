@@ -10,6 +10,8 @@ from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
+from dfm_core.errors import DFMError
+
 Job = TypeVar("Job")
 
 LOCK = "working.lock"
@@ -20,14 +22,19 @@ PAUSE = 1.0
 
 @contextmanager
 def claimed(training: Path) -> Iterator[bool]:
-    """Claim the folder of a training until the end of the block; yield False where another process holds it."""
-    training.mkdir(parents=True, exist_ok=True)
+    """Claim the folder of a training until the end of the block; yield False where another process holds it.
+
+    Makes the folder. Raises DFMError where it cannot be written.
+    """
     lock = FileLock(training / LOCK)
     try:
+        training.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout:
         yield False
         return
+    except OSError as error:
+        raise DFMError(f"cannot write into {training}: {error.strerror}; choose another --output") from error
     except NotImplementedError:  # a file system without locks: one process may work there all the same
         pass
     try:

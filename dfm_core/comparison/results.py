@@ -178,10 +178,10 @@ def by_part(plan: Plan, curves: dict[str, Curve]) -> dict[str, dict[str, dict[in
     return {part: values for part, values in found.items() if values}
 
 
-def outcome(name: str, last: dict[str, dict[int, float]], reference: str, better: str) -> Outcome:
-    """Compare a variant's values with the reference's."""
-    values = last[name]
-    ratio = None if name == reference else log_ratio(values, last.get(reference, {}))
+def outcome(name: str, measured: dict[str, dict[int, float]], reference: str, better: str) -> Outcome:
+    """Compare a variant's values with the reference's. measured: variant -> seed -> value, at one time."""
+    values = measured[name]
+    ratio = None if name == reference else log_ratio(values, measured.get(reference, {}))
     spread = Spread.of([values[seed] for seed in sorted(values)]) if values else None
     return Outcome(name, values, spread, ratio, verdict(ratio, better))
 

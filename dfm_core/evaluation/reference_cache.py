@@ -50,13 +50,14 @@ class ReferenceCache:
 
     @contextmanager
     def making(self, description: Mapping[str, Any]) -> Iterator[None]:
-        """Hold an entry while it is made: another process that wants it waits, and finds it. Raises DFMError."""
-        place = self.place(description)
-        with self._failures_named(place):
+        """Hold an entry while it is made: another process that wants it waits, and finds it.
+
+        Where nothing can be written, or the file system knows no locks, each process makes its own.
+        """
+        lock = FileLock(self.folder / _LOCKS / self.place(description).name)
+        with suppress(OSError, NotImplementedError):
             (self.folder / _LOCKS).mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / _LOCKS / place.name)
-            with suppress(NotImplementedError, PermissionError):  # no locks there, or somebody else's: made by each
-                lock.acquire()
+            lock.acquire()
         try:
             yield
         finally:
@@ -66,24 +67,17 @@ class ReferenceCache:
         """Write an entry; where another process was quicker, its own stays. Raises DFMError."""
         place = self.place(description)
         partial = self.folder / f".{place.name}.{uuid.uuid4().hex}"
-        with self._failures_named(place):
-            try:
-                partial.mkdir(parents=True)
-                write_tensors(partial / _TENSORS, tensors)
-                write_json(partial / _DESCRIPTION, description)
-                if not place.exists():
-                    os.rename(partial, place)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-
-    @contextmanager
-    def _failures_named(self, place: Path) -> Iterator[None]:
-        """Turn an OSError into a DFMError, unless the entry is there all the same."""
         try:
-            yield
+            partial.mkdir(parents=True)
+            write_tensors(partial / _TENSORS, tensors)
+            write_json(partial / _DESCRIPTION, description)
+            if not place.exists():
+                os.rename(partial, place)
         except OSError as error:
             if not place.is_dir():
                 raise DFMError(
                     f"cannot write the reference statistics to {self.folder}: {error}. Is the disk full? "
                     "--cache FOLDER puts them elsewhere"
                 ) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)

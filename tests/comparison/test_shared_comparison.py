@@ -16,12 +16,14 @@ from comparison_files import TINY, write
 
 from dfm_core.cli.app import main
 from dfm_core.comparison.claims import LOCK, claimed, share
+from dfm_core.errors import DFMError
 
 DFM = [sys.executable, "-P", "-m", "dfm_core", "compare"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "dfm_core", "compare"]
 HOLD = """
 import sys, time
 from pathlib import Path
+from dfm_core.errors import DFMError
 from dfm_core.comparison.claims import claimed
 with claimed(Path(sys.argv[1])) as own:
     print(own, flush=True)
@@ -65,6 +67,15 @@ def test_without_locks_one_process_works_all_the_same(tmp_path: Path, monkeypatc
     monkeypatch.setattr("filelock.FileLock.acquire", acquire)
     with claimed(tmp_path / "a") as own:
         assert own
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(DFMError, match=r"cannot write into .*a: .*choose another --output"),
+        claimed(tmp_path / "file" / "a"),
+    ):
+        pass
 
 
 def test_work_of_others_is_waited_for_and_taken_up() -> None:

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from dfm_core.api import train
-from dfm_core.errors import CompositionError, DataError, UsageError
+from dfm_core.errors import CompositionError, DataError, DFMError, UsageError
 from dfm_core.evaluation.evaluation import Evaluation, EvaluationSettings, evaluate_folder, evaluate_model
 from dfm_core.evaluation.image_sets import (
     Some,
@@ -236,6 +236,16 @@ def test_statistics_of_the_reference_are_computed_once(
     third = evaluate_model(model, tmp_path, settings, World())
     assert sum(shown) == 100
     assert numbers(third) == numbers(first)
+
+
+def test_where_no_lock_can_be_written_each_makes_its_own(tmp_path: Path) -> None:
+    """A cache that may only be read has all that is wanted, or says so when something is stored."""
+    (tmp_path / "cache").write_text("no folder")
+    cache, description = ReferenceCache(tmp_path / "cache"), {"metric": {"name": "spectrum"}}
+    with cache.making(description):
+        pass
+    with pytest.raises(DFMError, match="cannot write the reference statistics"):
+        cache.store(description, {"a": torch.ones(2)})
 
 
 def test_two_that_want_an_entry_make_it_one_after_the_other(tmp_path: Path) -> None:
