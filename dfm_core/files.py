@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -27,6 +28,19 @@ def put_in_place(partial: Path, path: Path) -> None:
     flush(partial)
     os.replace(partial, path)
     flush(path.parent)
+
+
+def listing_digest(files: Iterable[Path], root: Path | None = None) -> str:
+    """Digest of names (below `root`), sizes and times of files, 16 hexadecimal digits. Raises OSError.
+
+    A folder stands for the files in it.
+    """
+    digest = hashlib.sha256()
+    for path in files:
+        for part in sorted(path.iterdir()) if path.is_dir() else [path]:
+            status, name = part.stat(), part if root is None else part.relative_to(root)
+            digest.update(f"{name.as_posix()}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    return digest.hexdigest()[:16]
 
 
 @contextmanager

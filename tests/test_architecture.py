@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("plugins",),
     ("config",),
     ("stages", "flow", "randomness", "interfaces"),
-    ("time_grid", "latent_sizes", "gif_times"),
+    ("time_grid", "latent_sizes", "gif_times", "students_t"),
     ("residual_pyramid", "preconditioning", "stage_space", "solvers", "images", "latent_shards"),
     ("batch_shares", "loss_report"),
     ("clip_sources", "clips", "pictures"),

@@ -50,6 +50,7 @@ def row_cells(row: EvaluatedSamples) -> list[list[str]]:
         variant = ", ".join(f"{key} {value}" for key, value in result.variant.items())
         for number, (name, value) in enumerate(result.values.items()):
             real = "" if result.real is None else f"{result.real.values[name]:.4g}"
+            real += f" (of {result.real.images})" if result.real and result.real.images < result.samples else ""
             if number:
                 lines.append(["", f"  {name}", f"{value:.4g}", "", real, "", "", ""])
                 continue

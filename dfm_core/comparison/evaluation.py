@@ -85,6 +85,7 @@ class Measurer:
             seed=seed,
             solver=config.sampling.solver,
             batch_size=settings.batch_size,
+            warn=self._warn,
         )
         results = self._evaluator.evaluate(samples)
         self._warn_once(warning for result in results for warning in result.warnings)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dfm_core.comparison.results import MetricTable, Outcome, RateGrid, Results
-from dfm_core.comparison.statistics import Spread, t_quantile
+from dfm_core.comparison.statistics import Spread
+from dfm_core.students_t import t_quantile
 
 
 @dataclass(frozen=True)

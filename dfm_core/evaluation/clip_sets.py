@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dfm_core.clip_sources import VIDEO_ENDINGS, frame_files
+from dfm_core.clip_sources import VIDEO_ENDINGS
 from dfm_core.clips import clip_endings, read_clip
 from dfm_core.errors import DataError
 from dfm_core.evaluation.image_sets import FolderImages, FolderOptions, files_below, folder_images
@@ -32,10 +32,6 @@ class FolderClips(FolderImages):
         """Read a clip as (3, T, H, W) in [-1, 1]. Raises UnreadableSampleError for one that is too short."""
         rate = self.options.frame_rate
         return read_clip(path, self.facts.size[0], size and size[1:], start=_MIDDLE, frame_rate=rate)
-
-    def parts(self, path: Path) -> list[Path]:
-        """The frames of a folder, or the file."""
-        return frame_files(path) if path.is_dir() else [path]
 
 
 def folder_clips(folder: Path, size: Size, exact: bool = False, frame_rate: float | None = None) -> FolderClips:

@@ -137,6 +137,11 @@ def evaluate_model(
         stage = f"stage {model.composition.generated_stages} of {model.composition.num_stages}"
         voice.say(f"this run ends with {stage}, {format_size(reference.size)} pixels: real images are shown at it, too")
     evaluator = _evaluator(reference, settings, world, registry, voice)
+    if world.is_first and settings.num is not None and settings.num < len(model.classes):
+        voice.warn(
+            f"{settings.num} samples are of the first {settings.num} of {len(model.classes)} classes, the real "
+            f"{PLURAL[measured_medium(reference.size)]} of all of them: expected at least one sample a class (--num)"
+        )
     rows = []
     for weight in settings.cfg or [sampling.cfg]:
         voice.say(f"cfg {weight:g}: sampling …")
@@ -150,6 +155,7 @@ def evaluate_model(
             solver=settings.solver or sampling.solver,
             batch_size=settings.batch_size or sampling.batch_size,
             report=voice.progress,
+            warn=voice.warn,
         )
         results = evaluator.evaluate(samples)
         rows.append(EvaluatedSamples(f"cfg_{weight:g}", request, samples, results, sampling.frame_rate))

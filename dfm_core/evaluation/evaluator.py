@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
-from dfm_core.errors import CompositionError, DataError, UsageError
+from dfm_core.errors import CompositionError, DataError, DFMError, UsageError
 from dfm_core.evaluation.extraction import described_parts, first_rows, parts_of
 from dfm_core.evaluation.image_sets import Shown, image_batches
 from dfm_core.evaluation.measuring import MetricResult, RealScore, measure, real_score
@@ -70,8 +70,9 @@ class Evaluator:
             if name == group[0]:
                 shared[name] = self._describe_samples(group, samples)
             features = first_rows(shared[group[0]], metric.most_images)
+            held_out = self._held_out(name, metric, len(range(len(samples))[: metric.most_images]))
             if self._world.is_first:
-                real = self._real_score(name, metric, references[name], count(features))
+                real = self._real_score(name, metric, references[name], held_out, count(features))
                 results.append(measure(name, metric, references[name], features, real))
             if name == group[-1]:
                 del shared[group[0]]
@@ -105,10 +106,34 @@ class Evaluator:
         ):
             if wanted != got:
                 raise CompositionError(f"the reference has {what} {wanted} and the samples {got}; expected the same")
+        for name, metric in self.metrics.items():
+            for what, number in (("samples", len(samples)), ("real", len(self.reference.indices))):
+                if number < metric.fewest_images:
+                    expected = f"more than {metric.fewest_images - 1} {self._noun} of either set"
+                    raise UsageError(f"metric {name}: expected {expected}, got {number} ({what})")
+            if metric.needs_labels and not (samples.classes and samples.classes == self.facts.classes):
+                raise UsageError(
+                    f"metric {name}: expected {self._noun} with the labels of the reference, got samples "
+                    + (f"of {len(samples.classes)} classes" if samples.classes else "without labels")
+                )
 
-    def _real_score(self, name: str, metric: Metric, reference: ReferenceFeatures, samples: int) -> RealScore | None:
+    def _held_out(self, name: str, metric: Metric, samples: int) -> Features:
+        """Features of real images beside the reference, as many as there are samples (in the first process).
+
+        None where the reference has enough to take some out: twice as many as there are samples, or no others exist.
+        """
+        used = len(self.reference.indices[: metric.most_images])
+        others = [] if 2 * samples <= used else self.reference.order(used + samples)[used:]
+        if len(others) <= used // 2:
+            return {}
+        description = self._description_of_features(name, metric, len(others), len(others)) | {"after": used}
+        return self._described_reference(name, metric, others, [range(len(others))], description).rows
+
+    def _real_score(
+        self, name: str, metric: Metric, reference: ReferenceFeatures, held_out: Features, samples: int
+    ) -> RealScore | None:
         if (name, samples) not in self._real:
-            self._real[name, samples] = real_score(metric, reference, samples)
+            self._real[name, samples] = real_score(metric, reference, held_out, samples)
         return self._real[name, samples]
 
     def _reference_features(self, name: str, metric: Metric) -> ReferenceFeatures:
@@ -119,6 +144,12 @@ class Evaluator:
         indices = self.reference.indices[: metric.most_images]
         parts = parts_of(len(indices), metric.kept_rows, self.reference.dataset.facts.size)
         description = self._description_of_features(name, metric, len(indices), parts[0].stop)
+        return self._described_reference(name, metric, indices, parts, description)
+
+    def _described_reference(
+        self, name: str, metric: Metric, indices: list[int], parts: list[range], description: Mapping[str, Any]
+    ) -> ReferenceFeatures:
+        """Features of real images, from the cache or computed now. description: all that they depend on."""
         place = self._cache.place(description)
         if place.name not in self._described:
             # Processes that work together share the images: none of them may wait for another.
@@ -142,8 +173,14 @@ class Evaluator:
         found = gathered(metric, (first_rows(part, None) for part in described))
         if self._world.is_first and not found.rows:
             raise DataError(f"none of the reference's {self._noun} could be read, expected at least one")
-        self._world.once(lambda: self._cache.store(description, found.tensors()))
+        self._world.once(lambda: self._keep(description, found))
         return found
+
+    def _keep(self, description: Mapping[str, Any], found: ReferenceFeatures) -> None:
+        try:
+            self._cache.store(description, found.tensors())
+        except DFMError as error:  # what was computed is there all the same
+            self._warn(str(error))
 
     def _prepare(self, name: str, metric: Metric) -> None:
         """Let the first process learn what features need, unless the cache has it; all take it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -110,11 +110,16 @@ def _exchanged(own: Features, world: World, scratch: Path) -> Features:
 
 @contextmanager
 def shared_folder(world: World, parent: Path) -> Iterator[Path]:
-    """A temporary folder that all processes see; the first one removes it, when all are done."""
+    """A temporary folder that all processes see; the first one removes it, when all are done.
+
+    Where nothing can be written into `parent`, it is the system's, which processes of one machine see.
+    """
 
     def make() -> str:
-        parent.mkdir(parents=True, exist_ok=True)
-        return tempfile.mkdtemp(prefix=".features.", dir=parent)
+        with suppress(OSError):
+            parent.mkdir(parents=True, exist_ok=True)
+            return tempfile.mkdtemp(prefix=".features.", dir=parent)
+        return tempfile.mkdtemp(prefix="dfm-features.")
 
     folder = Path(world.once(make))
     try:

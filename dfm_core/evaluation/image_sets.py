@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +15,12 @@ from torch import Tensor
 
 from dfm_core.encoding import Samples, readable, split_range
 from dfm_core.errors import DataError
+from dfm_core.files import listing_digest
 from dfm_core.images import image_endings, read_image, to_uint8
 from dfm_core.interfaces.dataset import Dataset, DatasetFacts, Sample
 from dfm_core.interfaces.metric import ImageBatch
 from dfm_core.media import PLURAL, measured_medium, measured_size
+from dfm_core.randomness import derive_generator
 from dfm_core.stages import Size, format_size
 from dfm_core.training.data import UnreadableSamples, load_in_order
 
@@ -57,8 +58,8 @@ class FolderImages(Dataset):
 
     def __init__(self, options: FolderOptions, facts: DatasetFacts) -> None:
         super().__init__(options, facts)
-        self.files = self.find(Path(options.path))
-        tops = {name.partition("/")[0] if "/" in name else "" for name in self.files}
+        self.names = self.find(Path(options.path))
+        tops = {name.partition("/")[0] if "/" in name else "" for name in self.names}
         self._classes = () if "" in tops else tuple(sorted(tops))
 
     @property
@@ -67,11 +68,11 @@ class FolderImages(Dataset):
         return self._classes
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.names)
 
     def load(self, index: int, epoch: int) -> Sample:
         """Read an image as RGB. Raises DataError for one of another size where sizes must agree."""
-        name = self.files[index]
+        name = self.names[index]
         path = Path(self.options.path, name)
         image = self.read(path, None if self.options.exact else self.facts.size)
         if tuple(image.shape[1:]) != tuple(self.facts.size):
@@ -90,19 +91,14 @@ class FolderImages(Dataset):
         """Read a file as (3, *size) in [-1, 1]; None: as large as it is."""
         return read_image(path, size)
 
-    def parts(self, path: Path) -> list[Path]:
-        """The files that one of the names stands for."""
-        return [path]
+    def files(self, indices: Sequence[int]) -> list[Path]:
+        """The images."""
+        return [Path(self.options.path, self.names[index]) for index in indices]
 
     @cached_property
     def listing(self) -> str:
         """Digest of names, sizes and times of the files."""
-        digest = hashlib.sha256()
-        root = Path(self.options.path)
-        for path in (part for name in self.files for part in self.parts(root / name)):
-            status = path.stat()
-            digest.update(f"{path.relative_to(root).as_posix()}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
-        return digest.hexdigest()[:16]
+        return listing_digest(self.files(range(len(self))), Path(self.options.path))
 
 
 def image_files(folder: Path) -> list[str]:
@@ -151,7 +147,7 @@ def image_batches(
     workers: int = 0,
     warn: Callable[[str], None] | None = None,
     shown: Shown | None = None,
-) -> Iterator[ImageBatch]:
+) -> Generator[ImageBatch]:
     """Load images in blocks of their places in `indices`; unreadable ones are left out, counted and named.
 
     blocks: ranges of places; None: all of them. labelled: whether labels are wanted, where there are any. shown: what
@@ -203,14 +199,18 @@ def _batch(
 
 
 class Some(Dataset):
-    """`count` images or clips of a folder, spread evenly over it; None: all."""
+    """`count` images or clips of a folder, None: all; in an order that depends on their number only.
+
+    Not in that of their names: metrics take the first so many, and class would follow class.
+    """
 
     def __init__(self, whole: FolderImages, count: int | None) -> None:
         super().__init__(whole.options, whole.facts)
         if count is not None and count > len(whole):
             noun = PLURAL[whole.medium]
             raise DataError(f"expected at least {count} {noun} in {whole.options.path} (--num), got {len(whole)}")
-        self.whole, self._count = whole, len(whole) if count is None else count
+        self.whole = whole
+        self._places = torch.randperm(len(whole), generator=derive_generator(0, "samples"))[:count].tolist()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -218,8 +218,8 @@ class Some(Dataset):
         return self.whole.classes
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._places)
 
     def load(self, index: int, epoch: int) -> Sample:
         """An image of the folder."""
-        return self.whole.load(index * len(self.whole) // self._count, epoch)
+        return self.whole.load(self._places[index], epoch)

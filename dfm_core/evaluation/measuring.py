@@ -12,13 +12,12 @@ import torch
 from dfm_core.evaluation.reference_features import ReferenceFeatures, count
 from dfm_core.interfaces.metric import Features, Metric, Values
 from dfm_core.randomness import derive_generator
-
-CONFIDENCE = 0.95
+from dfm_core.students_t import t_quantile
 
 
 @dataclass(frozen=True)
 class RealScore:
-    """What real images score: `images` of the reference, taken out of it, against the rest."""
+    """What `images` real ones score that are not part of the reference, or are taken out of it."""
 
     values: Values
     images: int
@@ -81,8 +80,14 @@ def measure(
     )
 
 
-def real_score(metric: Metric, reference: ReferenceFeatures, samples: int) -> RealScore | None:
-    """Measure as many real images as there are samples, or as can be taken out, against the others."""
+def real_score(metric: Metric, reference: ReferenceFeatures, held_out: Features, samples: int) -> RealScore | None:
+    """Measure as many real images as there are samples, or as there are.
+
+    held_out: those that are not part of the reference; without any, some of the reference against its others.
+    """
+    if held_out:
+        taken = {name: rows[:samples] for name, rows in held_out.items()}
+        return RealScore(metric.against(reference.given)(taken), count(taken))
     parts = reference.parted(samples)
     if parts is None:
         return None
@@ -93,21 +98,20 @@ def real_score(metric: Metric, reference: ReferenceFeatures, samples: int) -> Re
 def interval(
     against: Callable[[Features], Values], samples: Features, value: float, resamples: int
 ) -> tuple[float, float] | None:
-    """Bootstrap interval of the first number, centred: what another draw of as many samples would scatter by.
+    """Interval of the first number from its bootstrap: what another draw of as many samples would scatter by.
 
     Samples drawn with replacement are less various than the samples: for a distance, that adds to all of them alike. So
-    the quantiles are taken of the differences from their mean.
+    the value is the middle, and only the standard deviation is that of the bootstrap: of some twenty numbers, quantiles
+    would say little. The deviation is itself a guess, hence Student's t.
     """
-    if not resamples or count(samples) < 2:
+    if resamples < 2 or count(samples) < 2:
         return None
     drawn = []
     for number in range(resamples):
         rows = torch.randint(count(samples), (count(samples),), generator=derive_generator(0, "bootstrap", number))
         drawn.append(next(iter(against({name: part[rows] for name, part in samples.items()}).values())))
-    spread = torch.tensor(drawn, dtype=torch.float64)
-    edges = torch.tensor([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], dtype=torch.float64)
-    low, high = (spread - spread.mean()).quantile(edges).tolist()
-    return value + low, value + high
+    reach = t_quantile(resamples - 1) * float(torch.tensor(drawn, dtype=torch.float64).std(correction=1))
+    return value - reach, value + reach
 
 
 def finite(values: dict[str, Any]) -> dict[str, Any]:

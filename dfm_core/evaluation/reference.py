@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dfm_core.assembly import Assembler
+from dfm_core.encoding import split_range
 from dfm_core.errors import DataError
 from dfm_core.evaluation.image_sets import FolderImages, Shown, image_batches
+from dfm_core.evaluation.sample_store import digest_of
+from dfm_core.files import listing_digest
 from dfm_core.interfaces.autoencoder import state_digest
 from dfm_core.interfaces.dataset import Dataset, Split
 from dfm_core.media import PLURAL, measured_medium, measured_size
@@ -47,15 +52,19 @@ class Reference:
 
     @cached_property
     def indices(self) -> list[int]:
-        """Which images are used, in an order that depends on their number only (of shards: on their order, too).
+        """Which images are used: the first of `order`."""
+        return self.order(self.most)
+
+    def order(self, count: int) -> list[int]:
+        """The first `count` images in an order that depends on their number only (of shards: on their order, too).
 
         Of sections, which are clips and images, say: those of the first.
         """
         sections = self.dataset.sections()
         length = sections[0].length if sections else len(self.dataset)
         if self.dataset.shard_lengths() is not None:
-            return fixed_choice(self.dataset, min(self.most, length))
-        return torch.randperm(length, generator=derive_generator(0, "reference"))[: self.most].tolist()
+            return fixed_choice(self.dataset, min(count, length))
+        return torch.randperm(length, generator=derive_generator(0, "reference"))[:count].tolist()
 
     @property
     def size(self) -> Size:
@@ -69,19 +78,43 @@ class Reference:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """Plain data that differs where the images do: description, numbers, bits of some images."""
-        batch = next(image_batches(self.dataset, self.indices[:PROBED], device=torch.device("cpu")), None)
-        if batch is None:
-            noun = PLURAL[measured_medium(self.size)]
-            raise DataError(f"none of the first {noun} of the reference could be read")
+        """Plain data that differs where the images do: description, numbers, files, bits of some images."""
         return {
             **self.described,
             **({} if self.view is None else {"shown as": dict(self.view.described)}),
             "size": list(self.size),
             "images": len(self.dataset),
             "used": len(self.indices),
-            "probe": state_digest({"images": batch.images}),
+            "classes": digest_of({"classes": self.dataset.classes}),
+            "files": self._listing(),
+            "probe": state_digest(self._probe()),
         }
+
+    def _listing(self) -> str:
+        try:
+            return listing_digest(self.dataset.files(self.indices))
+        except OSError as error:
+            raise DataError(f"the reference's data has changed while it was looked at: {error}") from error
+
+    def _probe(self) -> dict[str, Tensor]:
+        """The first images that can be read, and their labels. Raises DataError where too few can."""
+        blocks = split_range(range(len(self.indices)), PROBED)
+        batches = image_batches(self.dataset, self.indices, device=torch.device("cpu"), blocks=blocks, warn=_ignore)
+        images: list[Tensor] = []
+        labels: list[int] = []
+        with closing(batches):
+            for batch in batches:
+                images += batch.images
+                labels += [] if batch.labels is None else batch.labels.tolist()
+                if len(images) >= PROBED:
+                    break
+        if not images:
+            raise DataError(f"none of the {PLURAL[measured_medium(self.size)]} of the reference could be read")
+        return {"images": torch.stack(images[:PROBED]), "labels": torch.tensor(labels[:PROBED])}
+
+
+def _ignore(message: str) -> None:
+    """Take no note of what cannot be read: it is named when the reference is described."""
 
 
 def reference_of_run(assembler: Assembler, split: Split, most: int) -> Reference:
@@ -99,4 +132,4 @@ def reference_of_run(assembler: Assembler, split: Split, most: int) -> Reference
 
 def reference_of_folder(images: FolderImages, most: int) -> Reference:
     """The images of a folder."""
-    return Reference(images, {"folder": images.options.path, "listing": images.listing}, most)
+    return Reference(images, {"folder": images.options.path}, most)

@@ -17,6 +17,7 @@ from dfm_core.generation import generate_images
 from dfm_core.interfaces.autoencoder import state_digest
 from dfm_core.media import measured_size
 from dfm_core.model import Model
+from dfm_core.plugins.discovery import installed_version
 from dfm_core.training.distributed import World, check_same
 
 # Keys of a configuration on which the samples of given weights do not depend.
@@ -26,7 +27,8 @@ _OTHER_KEYS = {"logging", "training", "output", "name", "device", "workers", "pl
 def sample_request(model: Model, cfg: float, seed: int, solver: str) -> dict[str, Any]:
     """All that a model's samples depend on, in plain data: two requests are equal where the images are."""
     composition = model.composition
-    described = snapshot(composition, {})
+    providers = {kind: found for kind, found in model.assembler.providers().items() if kind != "dataset"}
+    described = snapshot(composition, {**providers, "core": {"version": installed_version()}})
     config = {key: value for key, value in described["config"].items() if key not in _OTHER_KEYS}
     sampling: SamplingSettings = composition.config.sampling
     request = {
@@ -53,11 +55,13 @@ def generate_samples(
     solver: str,
     batch_size: int,
     report: Callable[[int, int], None] = lambda made, total: None,
+    warn: Callable[[str], None] = lambda message: None,
 ) -> tuple[StoredSamples, dict[str, Any]]:
     """Make what is missing of `num` images or clips below `root`, every process its own; return them and their request.
 
     Image i depends on (seed, i) and its class, the classes taking turns; so nothing is made twice, and nothing depends
-    on interruptions. Clips of one frame are kept as images. All processes must call.
+    on interruptions. Clips of one frame are kept as images. All processes must call. warn: of those that hold numbers
+    that are not finite; eight bits cannot.
     """
     request = sample_request(model, cfg, seed, solver)
     check_same(world, request)
@@ -74,6 +78,12 @@ def generate_samples(
         ]
         classes = model.labels_for(part.stop)
         made = torch.cat(images)
+        broken = int((~made.flatten(1).isfinite().all(1)).sum())
+        if broken:
+            warn(
+                f"{broken} of the samples {part.start}…{part.stop - 1} hold numbers that are not finite, and are kept "
+                "as black: what is measured of them means nothing"
+            )
         made = made.squeeze(2) if made.ndim > 2 + len(size) else made
         return made, None if classes is None else classes[part.start :]
 

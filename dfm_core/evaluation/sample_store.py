@@ -7,11 +7,13 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -27,6 +29,7 @@ from dfm_core.training.distributed import World
 from dfm_core.training.tensor_file import write_tensors
 
 REQUEST_FILE = "request.json"
+_LOCK = "lock"
 _FILE = re.compile(r"(\d+)-(\d+)\.safetensors")
 _NAME = "{:08d}-{:08d}.safetensors"
 
@@ -49,7 +52,7 @@ class SampleStore:
     def ranges(self) -> list[range]:
         """Indices of the images that are there, one range a file, in order."""
         found = [_FILE.fullmatch(path.name) for path in self.folder.glob("*.safetensors")]
-        return sorted((range(int(m[1]), int(m[2])) for m in found if m), key=lambda part: part.start)
+        return sorted((range(int(m[1]), int(m[2])) for m in found if m), key=lambda part: (part.start, part.stop))
 
     def missing(self, num: int) -> list[range]:
         """Indices below `num` that are not there, in ranges within blocks."""
@@ -66,23 +69,31 @@ class SampleStore:
     def fill(self, num: int, generate: Generate, world: World, report: Callable[[int, int], None]) -> None:
         """Make the images below `num` that are missing, every process its own. All processes must call.
 
-        report: told (made, to be made) by this process after every file.
+        report: told (made, to be made) by this process after every file. Another command that wants images of the same
+        request waits, and finds them.
         """
-        world.once(self._open)
-        missing = world.once(lambda: [(part.start, part.stop) for part in self.missing(num)])
-        own = [range(start, stop) for start, stop in missing[world.index :: world.size]]
-        made, total = 0, sum(map(len, own))
-        for part in own:
-            images, labels = generate(part)
-            self._write(part, images, labels)
-            made += len(part)
-            report(made, total)
-        world.gather(None)
+        lock = FileLock(self.folder / _LOCK)
+        try:
+            world.once(lambda: self._open(lock))
+            missing = world.once(lambda: [(part.start, part.stop) for part in self.missing(num)])
+            own = [range(start, stop) for start, stop in missing[world.index :: world.size]]
+            made, total = 0, sum(map(len, own))
+            for part in own:
+                images, labels = generate(part)
+                self._write(part, images, labels)
+                made += len(part)
+                report(made, total)
+            world.gather(None)
+        finally:
+            lock.release()
 
-    def _open(self) -> None:
+    def _open(self, lock: FileLock) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / REQUEST_FILE, self.request)
+            with suppress(NotImplementedError):  # a file system without locks
+                lock.acquire()
+            if not (self.folder / REQUEST_FILE).exists():
+                write_json(self.folder / REQUEST_FILE, self.request)
         except OSError as error:
             raise DFMError(f"cannot write into {self.folder}: {error.strerror}") from error
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
@@ -91,6 +93,13 @@ class Dataset(ABC):
         Augmentation depends on (facts.seed, epoch, index) only. Raises UnreadableSampleError for a broken sample, which
         the loader skips, counts and names.
         """
+
+    def files(self, indices: Sequence[int]) -> list[Path]:
+        """Files on this machine in which samples lie, or folders of such; default: none, as where samples are drawn.
+
+        What was computed from the samples is computed anew where one has another name, size or time.
+        """
+        return []
 
     def shard_lengths(self) -> tuple[int, ...] | None:
         """Numbers of samples of the shards, whose samples follow each other in the indices; None without shards.

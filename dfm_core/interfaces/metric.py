@@ -72,6 +72,12 @@ class Metric(ABC):
     most_images: int | None = None
     """How many images of either set it takes at most; None: all."""
 
+    fewest_images: int = 1
+    """How many images of either set it takes at least: fewer are refused before anything is described."""
+
+    needs_labels: bool = False
+    """Whether every image needs a label: others are refused before anything is described."""
+
     kept_rows: int | None = None
     """How many reference images, the first ones, keep their rows at least; `condense` takes the others'. None: all."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from dfm_core.clips import clip_endings
@@ -51,6 +52,10 @@ class Folder(Dataset):
 
     def __len__(self) -> int:
         return len(self._names)
+
+    def files(self, indices: Sequence[int]) -> list[Path]:
+        """The images."""
+        return [self._root / self._names[index] for index in indices]
 
     def load(self, index: int, epoch: int) -> Sample:
         """Read one image, covering facts.size; (3, H, W) in [-1, 1]. Only training images are augmented."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -53,6 +54,10 @@ class HuggingFace(Dataset):
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def files(self, indices: Sequence[int]) -> list[Path]:
+        """All files of the table."""
+        return [Path(file["filename"]) for file in self._data.cache_files]
 
     def load(self, index: int, epoch: int) -> Sample:
         """Read one image, covering facts.size; (3, H, W) in [-1, 1]. Only training images are augmented.

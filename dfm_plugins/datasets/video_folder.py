@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from dfm_core.clips import clip_endings, read_clip
@@ -71,6 +72,10 @@ class VideoFolder(Dataset):
             return None
         _, height, width = self.facts.size
         return Section(self._clips, self.facts.size), Section(self._stills, (1, height, width))
+
+    def files(self, indices: Sequence[int]) -> list[Path]:
+        """The clips, some of them folders of frames, and images."""
+        return [self._root / self._names[index] for index in indices]
 
     def load(self, index: int, epoch: int) -> Sample:
         """Read a part of one clip, (3, T, H, W) in [-1, 1], or one image, (3, 1, H, W); both cover facts.size."""

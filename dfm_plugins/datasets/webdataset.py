@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from io import BytesIO
 from itertools import accumulate
+from pathlib import Path
 
 from dfm_core.errors import DataError, UnreadableSampleError, UsageError
 from dfm_core.interfaces.dataset import Dataset, DatasetFacts, Sample, StoredLatents
@@ -13,6 +15,7 @@ from dfm_plugins.datasets.labels import class_number, expected_labels
 from dfm_plugins.datasets.latents import read_latent
 from dfm_plugins.datasets.shard_cache import ShardCache
 from dfm_plugins.datasets.shard_reader import OpenShard, Selection, ShardReader
+from dfm_plugins.datasets.shard_sources import is_remote
 from dfm_plugins.datasets.shard_survey import survey_shards
 from dfm_plugins.datasets.specs import WebDatasetOptions
 from dfm_plugins.datasets.tar_index import Naming
@@ -66,6 +69,11 @@ class WebDataset(Dataset):
     def shard_lengths(self) -> tuple[int, ...]:
         """Numbers of samples of the shards."""
         return self._survey.lengths
+
+    def files(self, indices: Sequence[int]) -> list[Path]:
+        """The shards, without remote ones."""
+        shards = dict.fromkeys(self._survey.shards[bisect_right(self._ends, index)] for index in indices)
+        return [Path(shard) for shard in shards if not is_remote(shard)]
 
     def load(self, index: int, epoch: int) -> Sample:
         """Read one image, covering facts.size, (3, H, W) in [-1, 1], or one latent; only training images are augmented.

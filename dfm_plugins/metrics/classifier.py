@@ -53,16 +53,18 @@ class Classifier(nn.Module):
 
 
 class ClassifierFeatures(Extractor):
-    """Features of a classifier of the reference's classes; without labels, of one that tells how an image is turned.
+    """Features of a classifier of the reference's classes, or of one that tells how an image is turned.
 
-    Gidaris et al. 2018 for the latter: by 0, 1, 2 or 3 quarter turns. Of clips it also tells whether the frames are in
-    their order or shuffled, after Misra et al. 2016.
+    The latter where there are no two classes, after Gidaris et al. 2018: by 0, 1, 2 or 3 quarter turns. Of clips it
+    also tells whether the frames are in their order or shuffled, after Misra et al. 2016.
     """
 
     name, dimensions = "classifier", WIDTHS[-1]
 
     def __init__(self, options: ClassifierOptions, facts: MetricFacts) -> None:
         self.options, self.facts = options, facts
+        # Of one class there is nothing to tell.
+        self._classes = facts.classes if len(facts.classes) > 1 else ()
         self.network = self._untrained().eval().requires_grad_(False)
         self._accuracy = float("nan")
 
@@ -87,15 +89,15 @@ class ClassifierFeatures(Extractor):
 
     @property
     def _answers(self) -> int:
-        return len(self.facts.classes) or (2 * TURNS if self._clips else TURNS)
+        return len(self._classes) or (2 * TURNS if self._clips else TURNS)
 
     @property
     def variant(self) -> Mapping[str, str | int | float]:
         """What it was trained for, at which size, with which seed, how well it does on images that it did not see."""
-        task = f"{len(self.facts.classes)} classes" if self.facts.classes else "quarter turns of unlabelled images"
+        task = f"{len(self._classes)} classes" if self._classes else "quarter turns of unlabelled images"
         if self._clips:
             unlabelled = "quarter turns and shuffled frames of unlabelled clips"
-            task = f"{task} of clips" if self.facts.classes else unlabelled
+            task = f"{task} of clips" if self._classes else unlabelled
         return {
             "network": f"classifier of {task}",
             "resolution": self.options.resolution,
@@ -137,7 +139,7 @@ class ClassifierFeatures(Extractor):
             raise DataError(f"the classifier needs at least 2 reference {noun_of(self.facts)}, got {count}")
         number = self.options.training_images
         together = torch.cat(images)[:number]
-        if not self.facts.classes:
+        if not self._classes:
             square = min(together.shape[-2:])
             return centre(together, square), None
         return together, torch.cat(labels)[:number].to(self.facts.device)
@@ -173,7 +175,7 @@ class ClassifierFeatures(Extractor):
         shown, expected = self._task(images, labels, generator)
         with torch.no_grad():
             guesses = torch.cat([network(part).argmax(1) for part in shown.split(_BATCH)])
-        return float((guesses == expected).double().mean())
+        return float((guesses == expected).cpu().double().mean())
 
 
 class ClassifierFrechetDistance(FrechetDistance):

@@ -24,6 +24,7 @@ class ClipSimilarity(Metric):
     """Mean of 100 × cosine between the embedding of an image and that of its class's prompt."""
 
     better = "higher"
+    needs_labels = True
     options: ClipOptions
 
     def __init__(self, options: ClipOptions, facts: MetricFacts) -> None:

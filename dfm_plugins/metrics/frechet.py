@@ -86,6 +86,8 @@ class FeatureMetric(Metric):
 class FrechetDistance(FeatureMetric):
     """|μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½). key: name of the value."""
 
+    fewest_images = 2
+
     def __init__(self, options: Any, facts: MetricFacts, extractor: Extractor, key: str) -> None:
         super().__init__(options, facts, extractor)
         self.resamples, self.key = options.resamples, key

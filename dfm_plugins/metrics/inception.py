@@ -141,7 +141,7 @@ class InceptionScore(FeatureMetric):
 
     def against(self, reference: Features) -> Callable[[Features], Values]:
         """Score the samples alone."""
-        weight = self.extractor.network.fc.weight.double().cpu()
+        weight = self.extractor.network.fc.weight.cpu().double()
 
         def measure(samples: Features) -> Values:
             logs = (samples[FEATURES].double() @ weight.T).log_softmax(1)

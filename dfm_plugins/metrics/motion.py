@@ -38,11 +38,11 @@ class MotionDistance(Metric):
 
     def features(self, batch: ImageBatch) -> Features:
         """{"change": (B, steps), "variance": (B, 1)}, float64."""
-        clips = batch.images.double()
+        clips = batch.images.cpu().double()
         changes = [(clips[:, :, step:] - clips[:, :, :-step]).square().mean((1, 2, 3, 4)) for step in self.steps]
         # Of each channel on its own: what differs between the channels is colour.
         variance = clips.var((2, 3, 4), correction=0).mean(1)
-        return {"change": torch.stack(changes, 1).cpu(), "variance": variance[:, None].cpu()}
+        return {"change": torch.stack(changes, 1), "variance": variance[:, None]}
 
     def against(self, reference: Features) -> Callable[[Features], Values]:
         """Compare the changes of either set."""

@@ -34,7 +34,7 @@ class PrecisionRecall(FeatureMetric):
 
     def __init__(self, options: PrecisionRecallOptions, facts: MetricFacts) -> None:
         super().__init__(options, facts, make_extractor(options, facts))
-        self.most_images = options.images
+        self.most_images, self.fewest_images = options.images, options.neighbours + 1
 
     @property
     def variant(self) -> Mapping[str, str | int | float]:
@@ -90,7 +90,7 @@ def neighbour_distances(features: Tensor, neighbours: int) -> Tensor:
 def share_inside(points: Tensor, centres: Tensor, radii: Tensor) -> float:
     """Share of points (N, D) that lie in at least one ball around centres (M, D) with radii (M,)."""
     inside = torch.cat([(rows <= radii).any(1) for rows in _distances(points, centres)])
-    return float(inside.double().mean())
+    return float(inside.cpu().double().mean())
 
 
 def _distances(first: Tensor, second: Tensor) -> Iterator[Tensor]:

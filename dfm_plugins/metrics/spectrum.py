@@ -38,7 +38,7 @@ class SpectrumDistance(Metric):
         images = batch.images - batch.images.mean((-2, -1), keepdim=True)
         power = torch.fft.fft2(images * window(images)).abs().square().flatten(1, -3).mean(1)
         masks = self._masks.to(power)
-        return {"power": torch.einsum("bhw,khw->bk", power, masks / masks.sum((1, 2), keepdim=True)).double().cpu()}
+        return {"power": torch.einsum("bhw,khw->bk", power, masks / masks.sum((1, 2), keepdim=True)).cpu().double()}
 
     def against(self, reference: Features) -> Callable[[Features], Values]:
         """Compare the mean powers."""

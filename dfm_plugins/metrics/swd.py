@@ -112,7 +112,7 @@ def sliced_wasserstein(first: Tensor, second: Tensor, directions: Tensor) -> flo
     total = 0.0
     for part in directions.split(_DIRECTIONS_AT_ONCE, dim=1):
         difference = _sorted(part.T @ first.T) - _sorted(part.T @ second.T)
-        total += float(difference.abs().mean(1).double().sum())
+        total += float(difference.abs().mean(1).cpu().double().sum())
     return total / directions.shape[1]
 
 

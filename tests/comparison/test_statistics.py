@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dfm_core.comparison.statistics import Spread, log_ratio, t_probability, t_quantile, verdict
+from dfm_core.comparison.statistics import Spread, log_ratio, verdict
+from dfm_core.students_t import t_probability, t_quantile
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 8, 13, 30, 99])

@@ -93,7 +93,7 @@ def test_a_run_is_sampled_and_measured(model: Model, settings: EvaluationSetting
     for result in row.results:
         assert (result.samples, result.reference) == (100, 90)
         assert result.real is not None
-        assert result.real.images == 45
+        assert result.real.images == 100  # beside the reference
         assert result.value > next(iter(result.real.values.values()))
         assert result.interval is not None
         assert result.interval[0] < result.value < result.interval[1]
@@ -202,10 +202,14 @@ def test_statistics_of_the_reference_are_computed_once(
     first = evaluate_model(model, tmp_path, settings, World())
     (tmp_path / "cache").mkdir(exist_ok=True)
     entries = sorted(path.name for path in (tmp_path / "cache").iterdir() if path.name != "locks")
-    assert [name.rpartition("-")[0] for name in entries] == ["fd", "features", "spectrum"]  # fd: the classifier
-    described = json.loads((tmp_path / "cache" / entries[2] / "description.json").read_text())
-    assert described["reference"]["used"] == 90
-    assert described["metric"]["options"] == {"bands": 4, "resamples": 5}
+    # fd: the classifier; features, spectrum: the reference and the real images beside it
+    names = [name.rpartition("-")[0] for name in entries]
+    assert names == ["fd", "features", "features", "spectrum", "spectrum"]
+    described = [json.loads((tmp_path / "cache" / name / "description.json").read_text()) for name in entries[3:]]
+    assert sorted(entry.get("after", 0) for entry in described) == [0, 90]
+    for entry in described:
+        assert entry["reference"]["used"] == 90
+        assert entry["metric"]["options"] == {"bands": 4, "resamples": 5}
     shown: list[int] = []
     from dfm_plugins.metrics.spectrum import SpectrumDistance
 
@@ -324,7 +328,7 @@ def test_folders_have_classes_where_all_images_lie_in_some(tmp_path: Path) -> No
     images = folder_images(tmp_path, folder_size(tmp_path))
     assert images.classes == ("cats", "dogs")
     assert [images.load(index, 0)["label"] for index in range(4)] == [0, 0, 1, 1]
-    assert [Some(images, 2).load(index, 0)["label"] for index in range(2)] == [0, 1]
+    assert sorted(Some(images, 4).load(index, 0)["label"] for index in range(4)) == [0, 0, 1, 1]
     write_images(tmp_path, 1, 7)
     assert folder_images(tmp_path, (20, 24)).classes == ()
     with pytest.raises(DataError, match="expected a folder of images"):
@@ -404,16 +408,19 @@ def test_real_images_are_taken_out_of_the_reference() -> None:
             return lambda samples: {"rest": float(len(reference["x"])), "taken": float(len(samples["x"]))}
 
     metric: Metric = Counting()  # type: ignore[assignment]
-    found = real_score(metric, ReferenceFeatures({"x": torch.zeros(10, 1)}), 3)
+    found = real_score(metric, ReferenceFeatures({"x": torch.zeros(10, 1)}), {}, 3)
     assert found is not None
     assert (found.values, found.images) == ({"rest": 7.0, "taken": 3.0}, 3)
-    half = real_score(metric, ReferenceFeatures({"x": torch.zeros(10, 1)}), 50)
+    half = real_score(metric, ReferenceFeatures({"x": torch.zeros(10, 1)}), {}, 50)
     assert half is not None
     assert half.images == 5
-    assert real_score(metric, ReferenceFeatures({"x": torch.zeros(3, 1)}), 50) is None
-    few = real_score(metric, ReferenceFeatures({"x": torch.zeros(10, 1)}, {"sum": torch.zeros(1)}, 90), 50)
+    assert real_score(metric, ReferenceFeatures({"x": torch.zeros(3, 1)}), {}, 50) is None
+    few = real_score(metric, ReferenceFeatures({"x": torch.zeros(10, 1)}, {"sum": torch.zeros(1)}, 90), {}, 50)
     assert few is not None
     assert (few.values, few.images) == ({"rest": 2.0, "taken": 8.0}, 8)
+    beside = real_score(metric, ReferenceFeatures({"x": torch.zeros(10, 1)}), {"x": torch.zeros(30, 1)}, 20)
+    assert beside is not None
+    assert (beside.values, beside.images) == ({"rest": 10.0, "taken": 20.0}, 20)
 
 
 class Meeting:

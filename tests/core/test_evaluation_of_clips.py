@@ -71,7 +71,7 @@ def test_clips_are_sampled_measured_and_shown(model: Model, settings: Evaluation
     (row,) = evaluation.rows
     assert [result.metric for result in row.results] == ["swd", "spectrum", "fd", "motion"]
     assert all((result.samples, result.reference) == (20, 24) for result in row.results)
-    assert all(result.real is not None and result.real.images == 12 for result in row.results)
+    assert all(result.real is not None and result.real.images == 20 for result in row.results)
     assert list(row.results[3].values) == ["motion", "motion_1", "motion_2"]
     assert evaluation.noun == "clips"
     evaluation.write(tmp_path / "out")
