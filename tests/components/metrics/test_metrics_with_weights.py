@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from metric_inputs import batch_of, noisy, score, smooth_images
+from numpy.typing import NDArray
 from tiny_weights import save_clip, save_dinov2, save_inception
-from torch import Tensor
+from torch import Tensor, nn
 
 from dfm_core.conformance import laws_of
 from dfm_core.errors import ConfigError, DFMError, UsageError
@@ -19,7 +20,7 @@ from dfm_core.plugins.registry import Registry
 from dfm_plugins.metrics import inception
 from dfm_plugins.metrics.dinov2 import MEAN, STD, normalised
 from dfm_plugins.metrics.inception import inception_score, resized
-from dfm_plugins.metrics.inception_network import Convolution, average_pool
+from dfm_plugins.metrics.inception_network import Convolution, MixedA, MixedB, MixedC, MixedD, MixedE, average_pool
 from dfm_plugins.metrics.precision_recall import neighbour_distances, share_inside
 
 REGISTRY = Registry.discover({})
@@ -36,6 +37,78 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "dinov2": save_dinov2(folder / "dinov2"),
         "clip": save_clip(folder / "clip", ["a", "photo", "of", "cat", "dog"]),
     }
+
+
+# Branches of the blocks, as the names of the published weights have them: convolutions in a row, and the pooling, side
+# by side as Szegedy et al. 2016 draw them. ":2": a stride of 2, without padding.
+BRANCHES: dict[str, tuple[nn.Module, list[str]]] = {
+    "A": (MixedA(8, 16), ["1x1", "5x5_1 5x5_2", "3x3dbl_1 3x3dbl_2 3x3dbl_3", "mean _pool"]),
+    "B": (MixedB(8), ["3x3:2", "3x3dbl_1 3x3dbl_2 3x3dbl_3:2", "max:2"]),
+    "C": (
+        MixedC(8, 16),
+        ["1x1", "7x7_1 7x7_2 7x7_3", "7x7dbl_1 7x7dbl_2 7x7dbl_3 7x7dbl_4 7x7dbl_5", "mean _pool"],
+    ),
+    "D": (MixedD(8), ["3x3_1 3x3_2:2", "7x7x3_1 7x7x3_2 7x7x3_3 7x7x3_4:2", "max:2"]),
+    "E": (
+        MixedE(8, largest=False),
+        [
+            *("1x1", "3x3_1 3x3_2a", "3x3_1 3x3_2b"),
+            *("3x3dbl_1 3x3dbl_2 3x3dbl_3a", "3x3dbl_1 3x3dbl_2 3x3dbl_3b", "mean _pool"),
+        ],
+    ),
+    "E of the end": (
+        MixedE(8, largest=True),
+        [
+            *("1x1", "3x3_1 3x3_2a", "3x3_1 3x3_2b"),
+            *("3x3dbl_1 3x3dbl_2 3x3dbl_3a", "3x3dbl_1 3x3dbl_2 3x3dbl_3b", "max _pool"),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(BRANCHES))
+def test_an_inception_block_is_its_branches(name: str) -> None:
+    """Against the table above, with weights of NumPy: another order of branches or kernels is another FID."""
+    block, branches = BRANCHES[name]
+    generator = torch.Generator().manual_seed(0)
+    block = block.eval().double()
+    for values in block.state_dict().values():
+        if values.is_floating_point():
+            values.copy_(torch.rand(values.shape, generator=generator, dtype=torch.float64) - 0.3)
+    for part in block.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_var.abs_()  # type: ignore[union-attr, operator]
+    x = torch.rand(1, 8, 9, 9, generator=generator, dtype=torch.float64)
+
+    def unit(values: NDArray[np.float64], layer: str, stride: int) -> NDArray[np.float64]:
+        state = {key: value.numpy() for key, value in block.get_submodule(f"branch{layer}").state_dict().items()}
+        kernel = state["conv.weight"]
+        margins = [(0, 0) if stride == 2 else (side // 2, side // 2) for side in kernel.shape[2:]]
+        padded = np.pad(values, [(0, 0), *margins])
+        windows = np.lib.stride_tricks.sliding_window_view(padded, kernel.shape[2:], axis=(1, 2))[:, ::stride, ::stride]
+        result = np.einsum("chwij,ocij->ohw", windows, kernel)
+        scale = state["bn.weight"] / np.sqrt(state["bn.running_var"] + 1e-3)
+        shift = state["bn.bias"] - state["bn.running_mean"] * scale
+        return np.maximum(result * scale[:, None, None] + shift[:, None, None], 0)
+
+    def pooled(values: NDArray[np.float64], way: str, stride: int) -> NDArray[np.float64]:
+        margin = [(0, 0), *[(0, 0) if stride == 2 else (1, 1)] * 2]
+        windows = np.lib.stride_tricks.sliding_window_view(
+            np.pad(values, margin, constant_values=np.nan), (3, 3), axis=(1, 2)
+        )[:, ::stride, ::stride]
+        reduced: NDArray[np.float64] = (np.nanmean if way == "mean" else np.nanmax)(windows, axis=(-2, -1))
+        return reduced
+
+    expected = []
+    for branch in branches:
+        values = x[0].numpy()
+        for step in branch.split():
+            layer, _, stride = step.partition(":")
+            values = (pooled if layer in ("mean", "max") else unit)(values, layer, int(stride or 1))
+        expected.append(values)
+    with torch.no_grad():
+        found = block(x)[0].numpy()
+    np.testing.assert_allclose(found, np.concatenate(expected), rtol=1e-9, atol=1e-9)
 
 
 @pytest.fixture
