@@ -149,7 +149,7 @@ def measure(
     schedule: as `Model.with_schedule` takes it. named: the user chose the metrics; otherwise those that suit are taken.
     """
     from dfm_core.devices import resolve_device
-    from dfm_core.evaluation.evaluation import Voice, evaluate_folder, evaluate_model
+    from dfm_core.evaluation.evaluation import Voice, evaluate_folder, evaluate_model, results_in
     from dfm_core.media import PLURAL, measured_medium
     from dfm_core.model import load
     from dfm_core.training.distributed import joined_world
@@ -166,15 +166,15 @@ def measure(
         if not named:
             settings = replace(settings, metrics=suited(settings.metrics, medium))
         voice = Voice(say, warning, reporter(say, PLURAL[medium]))
-        if model is not None:
-            if schedule["thresholds"] is not None and world.is_first:
-                warn_of_thresholds("--thresholds", model.composition.num_stages)
-            evaluation = evaluate_model(model, root / "samples", settings, world, voice=voice)
-        else:
-            evaluation = evaluate_folder(Path(str(samples)), settings, world, voice=voice)
+        if schedule["thresholds"] is not None and model is not None and world.is_first:
+            warn_of_thresholds("--thresholds", model.composition.num_stages)
         folder = output or unused_folder(root)
-        if world.is_first:
-            evaluation.write(folder)
+        with results_in(folder, world) as keep:
+            if model is not None:
+                evaluation = evaluate_model(model, root / "samples", settings, world, voice=voice, keep=keep)
+            else:
+                evaluation = evaluate_folder(Path(str(samples)), settings, world, voice=voice)
+                keep(evaluation)
     return folder, evaluation
 
 

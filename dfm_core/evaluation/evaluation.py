@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -102,17 +103,45 @@ class Evaluation:
         return {"reference": dict(self.reference), "rows": [row.as_dict() for row in self.rows]}
 
     def write(self, folder: Path) -> None:
-        """Write results.json and a picture of the first samples of each set; of clips a contact sheet, and a GIF.
+        """Write results.json, and of each set that has none yet a picture of its first samples.
 
-        Raises UsageError if the folder exists.
+        Of clips that is a contact sheet, and a GIF.
         """
+        for row in self.rows:
+            picture = folder / f"grid_{row.title}.png"
+            if not picture.exists():
+                save_pictures(picture, row.samples, row.frame_rate)
+        write_json(folder / RESULTS_FILE, self.as_dict())
+
+
+Keep = Callable[[Evaluation], None]
+"""Told of an evaluation whenever something was added to it."""
+
+
+@contextmanager
+def results_in(folder: Path, world: World) -> Iterator[Keep]:
+    """Give the function that writes an evaluation into a new folder; all processes must call, the first one writes.
+
+    The folder is made before the work begins, and goes again if nothing came of it. Raises UsageError if it exists, or
+    cannot be made.
+    """
+
+    def make() -> None:
         try:
             folder.mkdir(parents=True)
         except OSError as error:
             raise UsageError(f"cannot make the folder {folder}: {error.strerror}; choose another --output") from error
-        for row in self.rows:
-            save_pictures(folder / f"grid_{row.title}.png", row.samples, row.frame_rate)
-        write_json(folder / RESULTS_FILE, self.as_dict())
+
+    beside = folder.parent.exists()
+    world.once(make)
+    try:
+        yield lambda evaluation: evaluation.write(folder) if world.is_first else None
+    finally:
+        if world.is_first:
+            with suppress(OSError):
+                folder.rmdir()
+                if not beside:
+                    folder.parent.rmdir()
 
 
 def evaluate_model(
@@ -122,12 +151,13 @@ def evaluate_model(
     world: World,
     registry: Registry | None = None,
     voice: Voice | None = None,
+    keep: Keep = lambda evaluation: None,
 ) -> Evaluation:
     """Sample a model with every guidance weight, and measure. All processes of a world must call.
 
-    root: folder in which samples are kept; those that are there are not made again. Where the model ends with a coarser
-    stage than its last, which another training goes on from, real images are shown at that stage, too. Raises
-    CompositionError for metrics of images where the model makes clips, or the reverse.
+    root: folder in which samples are kept; those that are there are not made again. keep: told after each weight. Where
+    the model ends with a coarser stage than its last, which another training goes on from, real images are shown at
+    that stage, too. Raises CompositionError for metrics of images where the model makes clips, or the reverse.
     """
     registry = registry or default_registry()
     check_metrics_fit(settings.metrics, model.composition.generated_size, registry)
@@ -142,7 +172,7 @@ def evaluate_model(
             f"{settings.num} samples are of the first {settings.num} of {len(model.classes)} classes, the real "
             f"{PLURAL[measured_medium(reference.size)]} of all of them: expected at least one sample a class (--num)"
         )
-    rows = []
+    evaluation = Evaluation(reference.identity)
     for weight in settings.cfg or [sampling.cfg]:
         voice.say(f"cfg {weight:g}: sampling …")
         samples, request = generate_samples(
@@ -158,8 +188,9 @@ def evaluate_model(
             warn=voice.warn,
         )
         results = evaluator.evaluate(samples)
-        rows.append(EvaluatedSamples(f"cfg_{weight:g}", request, samples, results, sampling.frame_rate))
-    return Evaluation(reference.identity, rows)
+        evaluation.rows.append(EvaluatedSamples(f"cfg_{weight:g}", request, samples, results, sampling.frame_rate))
+        keep(evaluation)
+    return evaluation
 
 
 def evaluate_folder(

@@ -20,7 +20,13 @@ from PIL import Image
 
 from dfm_core.api import train
 from dfm_core.errors import CompositionError, DataError, DFMError, UsageError
-from dfm_core.evaluation.evaluation import Evaluation, EvaluationSettings, evaluate_folder, evaluate_model
+from dfm_core.evaluation.evaluation import (
+    Evaluation,
+    EvaluationSettings,
+    evaluate_folder,
+    evaluate_model,
+    results_in,
+)
 from dfm_core.evaluation.image_sets import (
     Some,
     folder_images,
@@ -86,7 +92,8 @@ def numbers(evaluation: Evaluation) -> list[dict[str, object]]:
 
 
 def test_a_run_is_sampled_and_measured(model: Model, settings: EvaluationSettings, tmp_path: Path) -> None:
-    evaluation = evaluate_model(model, tmp_path / "samples", settings, World())
+    with results_in(tmp_path / "out", World()) as keep:
+        evaluation = evaluate_model(model, tmp_path / "samples", settings, World(), keep=keep)
     (row,) = evaluation.rows
     assert row.title == "cfg_1"
     assert [result.metric for result in row.results] == ["spectrum", "fd"]
@@ -97,15 +104,40 @@ def test_a_run_is_sampled_and_measured(model: Model, settings: EvaluationSetting
         assert result.value > next(iter(result.real.values.values()))
         assert result.interval is not None
         assert result.interval[0] < result.value < result.interval[1]
-    evaluation.write(tmp_path / "out")
     written = json.loads((tmp_path / "out" / "results.json").read_text())
     assert written["rows"] == json.loads(json.dumps(numbers(evaluation)))
     assert written["rows"][0]["results"][1]["variant"]["network"] == "classifier of 8 classes"
     assert written["reference"]["dataset"]["name"] == "shapes"
     with Image.open(tmp_path / "out" / "grid_cfg_1.png") as grid:
         assert grid.size == (8 * 18 + 2, 8 * 18 + 2)
-    with pytest.raises(UsageError, match="cannot make the folder"):
-        evaluation.write(tmp_path / "out")
+    with pytest.raises(UsageError, match="cannot make the folder"), results_in(tmp_path / "out", World()):
+        pass
+
+
+def test_what_is_measured_stays_when_the_next_fails(
+    model: Model, settings: EvaluationSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    from dfm_core.evaluation.evaluator import Evaluator
+
+    measured, evaluate = [], Evaluator.evaluate
+
+    def fails(self: Evaluator, samples: StoredSamples) -> object:
+        if measured:
+            raise Killed
+        measured.append(samples)
+        return evaluate(self, samples)
+
+    monkeypatch.setattr(Evaluator, "evaluate", fails)
+    asked = replace(settings, cfg=[1.0, 2.0], metrics={"spectrum": {}}, num=20)
+    with pytest.raises(Killed), results_in(tmp_path / "out", World()) as keep:
+        evaluate_model(model, tmp_path / "samples", asked, World(), keep=keep)
+    (row,) = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    assert row["title"] == "cfg_1"
+    with pytest.raises(Killed), results_in(tmp_path / "none" / "0001", World()):
+        raise Killed
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_samples_are_those_of_the_model(model: Model, settings: EvaluationSettings, tmp_path: Path) -> None:

@@ -18,9 +18,15 @@ import dfm_core as dfm
 from dfm_core.clips import read_clip, write_gif
 from dfm_core.errors import CompositionError, DataError
 from dfm_core.evaluation.clip_sets import clip_files, folder_clip_size, folder_clips
-from dfm_core.evaluation.evaluation import Evaluation, EvaluationSettings, evaluate_folder, evaluate_model
-from dfm_core.evaluation.evaluator import Reference
+from dfm_core.evaluation.evaluation import (
+    Evaluation,
+    EvaluationSettings,
+    evaluate_folder,
+    evaluate_model,
+    results_in,
+)
 from dfm_core.evaluation.image_sets import image_batches, rounded
+from dfm_core.evaluation.reference import Reference
 from dfm_core.images import save_png, to_pixels
 from dfm_core.interfaces.dataset import Dataset, DatasetFacts, Sample, Section
 from dfm_core.model import Model, load
@@ -74,7 +80,8 @@ def test_clips_are_sampled_measured_and_shown(model: Model, settings: Evaluation
     assert all(result.real is not None and result.real.images == 20 for result in row.results)
     assert list(row.results[3].values) == ["motion", "motion_1", "motion_2"]
     assert evaluation.noun == "clips"
-    evaluation.write(tmp_path / "out")
+    with results_in(tmp_path / "out", World()) as keep:
+        keep(evaluation)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"results.json", "grid_cfg_1.png", "grid_cfg_1.gif"}
     written = json.loads((tmp_path / "out" / "results.json").read_text())
     assert written["reference"]["size"] == [4, 16, 16]
@@ -137,7 +144,8 @@ def test_clips_of_one_frame_are_measured_as_images(settings: EvaluationSettings,
         assert evaluation.noun == "images"
         assert evaluation.reference["size"] == [16, 16]
         assert torch.as_tensor(evaluation.rows[0].samples.load(0, 0)["image"]).shape == (3, 16, 16)
-        evaluation.write(tmp_path / f"out{number}")
+        with results_in(tmp_path / f"out{number}", World()) as keep:
+            keep(evaluation)
         assert not list((tmp_path / f"out{number}").glob("*.gif"))
     with pytest.raises(CompositionError, match="metric 'motion' is for clips"):
         evaluate_model(model, tmp_path, settings, World())
@@ -159,7 +167,8 @@ def test_a_folder_of_clips_against_a_folder(settings: EvaluationSettings, tmp_pa
     evaluation = evaluate_folder(samples, asked, World())
     assert [(result.samples, result.reference) for result in evaluation.rows[0].results] == [(5, 8), (5, 8)]
     assert evaluation.reference["size"] == [4, 12, 16]
-    evaluation.write(tmp_path / "out")
+    with results_in(tmp_path / "out", World()) as keep:
+        keep(evaluation)
     assert (tmp_path / "out" / "grid_samples.gif").is_file()
     same = evaluate_folder(real, asked, World())
     assert [result.value for result in same.rows[0].results] == pytest.approx([0, 0], abs=1e-6)
