@@ -137,6 +137,12 @@ class Assembler:
         sizes = latent_sizes(self.config.stages, autoencoder)
         return cast(Decomposition, self.make("decomposition", DecompositionFacts(sizes, autoencoder.channels)))
 
+    def scales(self, statistics: StageStatistics) -> tuple[float, ...]:
+        """Divisors of the stages before noising, as the configuration asks and the path allows."""
+        name = self.config.component("path").name
+        one_scale = "path" not in self.objects and getattr(self.registry.get("path", name).spec, "one_scale", False)
+        return statistics.scales(self.config.flow.standardize, one_scale)
+
     def path(self, decomposition: Decomposition, scales: Sequence[float]) -> ProbabilityPath:
         """Make the probability path of stages that were divided by `scales`."""
         facts = PathFacts(stage_layout(decomposition), tuple(scales), decomposition.whole_stages)
@@ -159,12 +165,11 @@ class Assembler:
         if statistics is None:
             there = ({name: value.to(device) for name, value in batch.items()} for batch in batches)
             statistics = estimate_statistics(autoencoder, decomposition, there)
-        standardize = self.config.flow.standardize
-        sigmas = statistics.sigmas(standardize)
+        scales = self.scales(statistics)
+        sigmas = statistics.sigmas(scales)
         schedule: StageSchedule = self.make("stage_schedule", StageScheduleFacts(len(layout), sigmas))
         grid = schedule.grid()
         sampler: TimestepSampler = self.make("timestep_sampler", TimestepSamplerFacts(len(layout), grid))
-        scales = statistics.scales(standardize)
         path = self.path(decomposition, scales)
         path.check_grid(grid)
         check_schedule(self.config, self.registry, grid, sampler, sigmas)

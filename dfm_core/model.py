@@ -76,7 +76,7 @@ class Model:
             given = choice.name.removeprefix(OBJECT_PREFIX)
             raise UsageError(f"the stage schedule of this model is an object ({given}): name the one to use instead")
         composition, registry = self.composition, self.assembler.registry
-        sigmas = composition.statistics.sigmas(composition.config.flow.standardize)
+        sigmas = composition.statistics.sigmas(composition.space.scales)
         merged = registry.override_options("stage_schedule", choice.name, choice.options, changes)
         facts = StageScheduleFacts(composition.num_stages, sigmas)
         schedule = registry.create("stage_schedule", choice.name, merged, facts)

@@ -28,13 +28,14 @@ class StageStatistics:
     std: tuple[float, ...]
     num_images: int
 
-    def scales(self, standardize: bool) -> tuple[float, ...]:
-        """Divisor of each stage before noising: its standard deviation, or 1."""
-        return tuple(max(std, SIGMA_FLOOR) if standardize else 1.0 for std in self.std)
+    def scales(self, standardize: bool, one_scale: bool = False) -> tuple[float, ...]:
+        """Divisor of each stage before noising: its standard deviation, or 1. one_scale: for all that of the finest."""
+        if not standardize:
+            return (1.0,) * len(self.std)
+        return tuple(max(std, SIGMA_FLOOR) for std in (self.std[-1:] * len(self.std) if one_scale else self.std))
 
-    def sigmas(self, standardize: bool) -> tuple[float, ...]:
-        """Root mean square of each stage as the flow sees it (method: 1 when standardised, up to its mean)."""
-        scales = self.scales(standardize)
+    def sigmas(self, scales: Sequence[float]) -> tuple[float, ...]:
+        """Root mean square of each stage as the flow sees it, divided by `scales`."""
         return tuple(max(rms / scale, SIGMA_FLOOR) for rms, scale in zip(self.rms, scales, strict=True))
 
 

@@ -98,11 +98,13 @@ def config_of_run(run: Path, flags: ConfigFlags) -> RunConfig:
 
 def sigmas_of_run(run: Path, config: RunConfig) -> tuple[float, ...]:
     """Root mean square of each stage as the run has measured it. Raises CheckpointError without a checkpoint."""
+    from dfm_core.assembly import Assembler
     from dfm_core.composition import data_from_snapshot
+    from dfm_core.plugins.registry import default_registry
     from dfm_core.training.checkpoint import load_newest
 
     _, statistics = data_from_snapshot(load_newest(run)[0].state)
-    return statistics.sigmas(config.flow.standardize)
+    return statistics.sigmas(Assembler(config, default_registry()).scales(statistics))
 
 
 def note_guessed_sigmas(grid: ScheduleGrid, other: ScheduleGrid) -> None:

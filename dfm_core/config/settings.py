@@ -43,7 +43,11 @@ class FlowSettings(Section):
     preconditioning: Literal["edm", "unit", "none"] = Field(
         "edm", description="Scaling of inputs and outputs per stage."
     )
-    standardize: bool = Field(False, description="Divide each stage by its standard deviation over the data.")
+    standardize: bool = Field(
+        False,
+        description="Divide each stage by its standard deviation over the data; where the path mixes the stages, all "
+        "of them by that of the finest.",
+    )
     statistics_images: int = Field(
         256,
         ge=1,

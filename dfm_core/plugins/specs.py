@@ -102,9 +102,11 @@ class PathSpec(ComponentSpec):
     """A probability path.
 
     partners: kind -> component of that kind with which it goes, where the default one does not fit: its name, or a
-    mapping of `name` and `options`.
+    mapping of `name` and `options`. one_scale: it mixes the stages, so that standardisation divides all of them by one
+    number.
     """
 
+    one_scale: bool = False
     partners: dict[str, object] = field(default_factory=dict)
 
 

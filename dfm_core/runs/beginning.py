@@ -41,7 +41,7 @@ def check_self_contained(composition: Composition) -> None:
 
 def hint_at_small_stages(composition: Composition) -> str | None:
     """Return what to say of stages that are far smaller than the noise which is added to them; None of none."""
-    sigmas = composition.statistics.sigmas(composition.config.flow.standardize)
+    sigmas = composition.statistics.sigmas(composition.space.scales)
     small = {index: sigma for index, sigma in enumerate(sigmas, 1) if 0 < sigma < SMALL_STAGE}
     if not small:
         return None

@@ -157,7 +157,8 @@ def _check_stages(facts: PathFacts) -> None:
         )
     if len(set(facts.stage_scales)) > 1:
         raise CompositionError(
-            "path pyramidal mixes neighbouring stages, which must have one scale; set flow.standardize=false"
+            "path pyramidal mixes neighbouring stages, which must have one scale; set flow.standardize=false, or "
+            "choose the path by its name: then all stages are divided by one number"
         )
     if len({size[:-2] for size in sizes}) > 1:
         raise CompositionError(

@@ -47,6 +47,7 @@ SPECS = [
         factory="dfm_plugins.paths.pyramidal:Pyramidal",
         options=PyramidalOptions,
         reference="Jin et al. 2024, Pyramidal Flow Matching (arXiv 2410.05954)",
+        one_scale=True,
         partners={"decomposition": "downsampled", "stage_schedule": "consecutive", "timestep_sampler": "consecutive"},
     ),
 ]

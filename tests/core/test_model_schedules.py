@@ -149,4 +149,4 @@ def test_a_schedule_that_does_not_work_is_no_suggestion(tmp_path: Path, monkeypa
 def test_facts_of_the_new_schedule_are_the_model_s(model: Model) -> None:
     composition = model.composition
     facts = model.with_schedule("simultaneous").composition.schedule.facts
-    assert facts == StageScheduleFacts(2, composition.statistics.sigmas(composition.config.flow.standardize))
+    assert facts == StageScheduleFacts(2, composition.statistics.sigmas(composition.space.scales))

@@ -201,7 +201,10 @@ def test_statistics_are_those_of_the_stages_over_all_batches() -> None:
     for index, stage in enumerate(stages):
         assert measured.rms[index] == pytest.approx(float(stage.double().square().mean().sqrt()), rel=1e-6)
         assert measured.std[index] == pytest.approx(float(stage.double().std(correction=0)), rel=1e-6)
-    assert measured.scales(False) == (1.0, 1.0)
+    assert measured.scales(False) == measured.scales(False, one_scale=True) == (1.0, 1.0)
+    assert measured.scales(True) == measured.std
+    assert measured.scales(True, one_scale=True) == measured.std[1:] * 2
+    assert measured.sigmas((0.5, 2.0)) == (measured.rms[0] / 0.5, measured.rms[1] / 2.0)
     standardised = StageSpace(space.autoencoder, space.decomposition, measured.scales(True))
     scaled = standardised.to_stages(images)
     assert [round(float(s.double().std(correction=0)), 5) for s in scaled] == [1.0, 1.0]
