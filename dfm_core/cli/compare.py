@@ -85,7 +85,7 @@ def run_comparison(
 ) -> None:
     """Plan, train, measure and report; or print the plan only."""
     if not dry_run and is_launcher(nproc) and nproc is not None:
-        raise typer.Exit(launch(nproc))
+        raise typer.Exit(launch(nproc, alone=True))
     first, several = is_first_process(), number_of_processes() > 1
     if first:
         info("preparing variants …")
@@ -107,7 +107,11 @@ def run_comparison(
     def reporter() -> Reporter:
         return make_reporter(output_options().quiet or not first, console=console(stderr=True))
 
-    comparison = Comparison(folder, plan, registry, reporter, info, warning)
+    def keep(comparison: Comparison) -> None:
+        if first:
+            write(folder, collect(comparison))
+
+    comparison = Comparison(folder, plan, registry, reporter, info, warning, keep)
     if dry_run:
         if first:
             show_plan(plan, collect(comparison), json)
@@ -118,6 +122,7 @@ def run_comparison(
         with termination_as_interrupt():
             comparison.run(only)
     except (KeyboardInterrupt, TrainingInterrupted):
+        keep(comparison)
         if first:
             print(f"stopped; what is finished lies in {folder}, and the same command goes on", flush=True)
         raise typer.Exit(INTERRUPTED) from None

@@ -105,10 +105,13 @@ def is_launcher(nproc: int | None) -> bool:
     return nproc is not None and nproc > 1
 
 
-def launch(nproc: int) -> int:
-    """Run this command line in `nproc` processes; return the exit code of all."""
+def launch(nproc: int, alone: bool = False) -> int:
+    """Run this command line in `nproc` processes; return the exit code of all.
+
+    alone: none of them needs the others, so that they go on where one fails.
+    """
     with tempfile.TemporaryDirectory(prefix="dfm-") as name:
-        group = ProcessGroup(Path(name), nproc)
+        group = ProcessGroup(Path(name), nproc, alone)
         with group.passing_on_signals():
             group.start()
             group.wait()
@@ -129,10 +132,14 @@ def hand_to_launcher(message: str, failure: BaseException, exit_code: int) -> bo
 
 @dataclass
 class ProcessGroup:
-    """The processes of one launch. signals: how many were passed on. killed: processes that did not end in time."""
+    """The processes of one launch.
+
+    alone: see `launch`. signals: how many were passed on. killed: processes that did not end in time.
+    """
 
     folder: Path
     size: int
+    alone: bool = False
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     signals: int = 0
     killed: set[int] = field(default_factory=set)
@@ -148,11 +155,11 @@ class ProcessGroup:
             self.processes.append(subprocess.Popen(command, env={**shared, **own}, start_new_session=True, **streams))
 
     def wait(self) -> None:
-        """Wait until all have ended; kill those that have not some time after the first failure."""
+        """Wait until all have ended. Unless they are alone, kill those that have not some time after a failure."""
         deadline = None
         try:
             while None in (codes := self.codes):
-                if deadline is None and any(code not in (None, 0, INTERRUPTED) for code in codes):
+                if deadline is None and not self.alone and any(code not in (None, 0, INTERRUPTED) for code in codes):
                     deadline = time.monotonic() + GRACE
                 if deadline is not None and time.monotonic() > deadline:
                     break

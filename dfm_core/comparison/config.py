@@ -36,13 +36,17 @@ def distinct(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
     """Raise ValueError for an empty list, or for one that holds a value twice; None stays."""
     if values is None:
         return None
-    names = [value.name if isinstance(value, ComponentChoice) else value for value in values]
+    names = [value.name if isinstance(value, ComponentChoice) else f"{value:g}" for value in values]
     if not values or len(set(names)) < len(names):
-        raise ValueError(f"expected at least one value, and each once, got {names}")
+        shown = f"[{', '.join(names)}]"
+        raise ValueError(f"expected at least one value, and each once (numbers in six digits), got {shown}")
     return values
 
 
 _Metric = Annotated[ComponentChoice, BeforeValidator(expand_choice)]
+_Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Seed = Annotated[int, Field(ge=0)]
 
 
 class EvaluationSettings(Section):
@@ -55,7 +59,7 @@ class EvaluationSettings(Section):
     )
     num: int = Field(1000, ge=2, description="Samples of each model.")
     points: int = Field(4, ge=1, description="Times that a model is measured, evenly over its compute.")
-    cfg: Annotated[tuple[float, ...] | None, BeforeValidator(listed)] = Field(
+    cfg: Annotated[tuple[_Weight, ...] | None, BeforeValidator(listed), AfterValidator(distinct)] = Field(
         None, description="Guidance weights, each measured; null: every variant's own sampling.cfg."
     )
     reference_num: int = Field(10_000, ge=4, description="Most real images that samples are measured against.")
@@ -72,13 +76,13 @@ class BudgetSettings(Section):
     """The compute of every variant: one of the two, or neither for the reference's training.max_steps."""
 
     steps: int | None = Field(None, ge=1, description="As many steps as these are of the reference variant.")
-    flops: float | None = Field(None, gt=0, description="FLOPs of forward and backward.")
+    flops: float | None = Field(None, gt=0, allow_inf_nan=False, description="FLOPs of forward and backward.")
 
 
 class RateSettings(Section):
     """A grid of learning rates, for every variant, on one seed."""
 
-    values: Annotated[tuple[float, ...], AfterValidator(distinct)] = Field(description="The rates.")
+    values: Annotated[tuple[_Rate, ...], AfterValidator(distinct)] = Field(description="The rates.")
     seed: int | None = Field(None, ge=0, description="Seed that they are tried on; null: the first of `seeds`.")
 
 
@@ -97,7 +101,7 @@ class ComparisonConfig(Section):
     )
     together: bool = Field(False, description="Take the n-th values of all keys of a sweep together: no grid.")
     reference: str | None = Field(None, description="Variant that the others are compared with; null: the first.")
-    seeds: Annotated[tuple[int, ...], BeforeValidator(listed), AfterValidator(distinct)] = Field(
+    seeds: Annotated[tuple[_Seed, ...], BeforeValidator(listed), AfterValidator(distinct)] = Field(
         (0,), description="Each variant is trained with each: same data order, same noise."
     )
     budget: BudgetSettings = Field(default_factory=lambda: BudgetSettings.model_validate({}))
@@ -108,7 +112,10 @@ class ComparisonConfig(Section):
     )
 
     def levels(self) -> dict[str, dict[str, Any]]:
-        """Name of each variant -> its own keys. Raises ConfigError for what is no variant."""
+        """Name of each variant -> its own keys. Raises ConfigError for what is no variant, or not theirs to say."""
+        for key in self.base:
+            if key in OWN:
+                raise ConfigError(f"base: {key} is not a variant's to say: {OWN[key]}")
         if (self.variants is None) == (self.sweep is None):
             raise ConfigError("expected either `variants` or `sweep`, name -> keys of a configuration")
         if self.sweep is not None:
@@ -128,7 +135,10 @@ class ComparisonConfig(Section):
 
     def _check_weights(self, levels: Mapping[str, Mapping[str, Any]]) -> None:
         """Raise ConfigError for a sweep of guidance weights that evaluation.cfg would hide."""
-        swept = any("sampling.cfg" in level or "cfg" in (level.get("sampling") or {}) for level in levels.values())
+        sections = [level.get("sampling") for level in levels.values()]
+        swept = any("sampling.cfg" in level for level in levels.values()) or any(
+            "cfg" in section for section in sections if isinstance(section, Mapping)
+        )
         if swept and self.evaluation.cfg is not None:
             raise ConfigError(
                 "sweep: sampling.cfg is swept, and evaluation.cfg (--cfg) would measure every variant with its own "
@@ -155,7 +165,10 @@ def check_keys(name: str, values: Mapping[str, Any]) -> None:
     for key in (*values, *inner):
         if key in OWN:
             raise ConfigError(f"variant {name!r}: {key} is not a variant's to say: {OWN[key]}")
-    for number, run in enumerate(values.get("runs") or (), 1):
+    runs = values.get("runs") or []
+    if not isinstance(runs, list):
+        raise ConfigError(f"variant {name!r}: runs: expected a list of trainings, each with its share, got {runs!r}")
+    for number, run in enumerate(runs, 1):
         if not isinstance(run, Mapping):
             raise ConfigError(f"variant {name!r}, run {number}: expected keys and values, got {run!r}")
         check_keys(f"{name}, run {number}", run)

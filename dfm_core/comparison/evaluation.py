@@ -30,6 +30,9 @@ from dfm_core.model import Model, load
 from dfm_core.plugins.registry import Registry
 from dfm_core.training.distributed import World
 
+SAMPLES = "samples"
+"""Folder of the samples that are being measured."""
+
 
 def result_file(folder: Path, variant: str, seed: int, rate: float | None, point: Point, weight: float) -> Path:
     """Where a measurement lies."""
@@ -78,7 +81,7 @@ class Measurer:
         model = sampled_as(load(run, device=config.device, registry=self._registry, step=point.step), config)
         samples, request = generate_samples(
             model,
-            self._folder / "samples",
+            self._folder / SAMPLES,
             settings.num,
             self._world,
             cfg=weight,
@@ -91,7 +94,7 @@ class Measurer:
         self._warn_once(warning for result in results for warning in result.warnings)
         save_pictures(file.with_suffix(".png"), samples, config.sampling.frame_rate)
         write_json(file, {"request": request, "results": [result.as_dict() for result in results]})
-        remove_samples(self._folder / "samples", request)
+        remove_samples(self._folder / SAMPLES, request)
 
     def _warn_once(self, messages: Iterable[str]) -> None:
         """Pass on what was not said of another measurement already."""
@@ -133,8 +136,12 @@ class Measurer:
 def remove_samples(root: Path, request: Mapping[str, Any]) -> None:
     """Remove the samples of one request: others below `root` may be another process's, which is not done with them."""
     shutil.rmtree(root / digest_of(request), ignore_errors=True)
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Remove the folder of a comparison's samples where none are left: not before, as others may be about to use it."""
     with contextlib.suppress(OSError):
-        root.rmdir()
+        (folder / SAMPLES).rmdir()
 
 
 def sampled_as(model: Model, config: RunConfig) -> Model:

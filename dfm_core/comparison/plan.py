@@ -132,7 +132,7 @@ def take_up(folder: Path, plan: Plan) -> None:
     Raises ConfigError that names what changed, UsageError for a folder of something else.
     """
     file, record = folder / RECORD, record_of(plan)
-    if folder.exists() and not file.is_file() and not is_unused(folder):
+    if folder.exists() and not file.is_file() and not is_unused(folder) and not file.is_file():  # made meanwhile
         raise UsageError(f"{folder} exists and is no folder of a comparison; choose another --output")
     if file.is_file():
         before = read_record(file)

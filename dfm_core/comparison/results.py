@@ -9,9 +9,9 @@ from typing import Any
 
 from dfm_core.comparison.evaluation import read_results, result_file
 from dfm_core.comparison.plan import Plan
-from dfm_core.comparison.runner import Comparison
+from dfm_core.comparison.runner import Comparison, EveryRateDivergedError
 from dfm_core.comparison.statistics import Spread, Verdict, log_ratio, verdict
-from dfm_core.comparison.training import has_diverged, training_folder
+from dfm_core.comparison.training import has_diverged
 from dfm_core.errors import UsageError
 from dfm_core.media import PLURAL, measured_medium
 
@@ -84,7 +84,7 @@ def collect(comparison: Comparison) -> Results:
     """Read the results that there are."""
     plan, folder = comparison.plan, comparison.folder
     rates = {name: known_rate(comparison, name) for name in plan.variants}
-    variants = {name: describe(plan, folder, name, rates[name]) for name in plan.variants}
+    variants = {name: describe(comparison, name, rates[name]) for name in plan.variants}
     weights = plan.settings.evaluation.cfg or (None,)
     tables = [table_of(plan, folder, metric.name, weight, rates) for weight in weights for metric in plan.metrics]
     seeds, num = plan.seeds, plan.settings.evaluation.num
@@ -113,10 +113,17 @@ def known_rate(comparison: Comparison, variant: str) -> float | None:
         return None
 
 
-def describe(plan: Plan, folder: Path, name: str, rate: float | None) -> dict[str, Any]:
+def describe(comparison: Comparison, name: str, rate: float | None) -> dict[str, Any]:
     """What a variant's table line says beside its results."""
+    plan, folder = comparison.plan, comparison.folder
     schedule, variant = plan.schedules[name], plan.variants[name]
-    diverged = [seed for seed in plan.seeds if has_diverged(training_folder(folder, plan, name, seed, rate))]
+    try:
+        comparison.rate(name)
+        diverged = [seed for seed in plan.seeds if has_diverged(folder, plan, name, seed, rate)]
+    except EveryRateDivergedError:
+        diverged = list(plan.seeds)
+    except UsageError:
+        diverged = []
     return {
         "steps": list(schedule.steps),
         "flops_per_step": list(schedule.flops),
@@ -157,10 +164,10 @@ def table_of(
         floor=None if real is None else real["values"][number],
         real_images=None if real is None else real["images"],
         variant=found["variant"],
-        outcomes=tuple(outcome(name, last, plan.reference, better) for name in plan.variants),
+        outcomes=tuple(outcome(name, last, plan, better) for name in plan.variants),
         curves=curves,
         earlier={
-            part: tuple(outcome(name, values, plan.reference, better) for name in values)
+            part: tuple(outcome(name, values, plan, better) for name in values)
             for part, values in by_part(plan, curves).items()
         },
     )
@@ -178,12 +185,16 @@ def by_part(plan: Plan, curves: dict[str, Curve]) -> dict[str, dict[str, dict[in
     return {part: values for part, values in found.items() if values}
 
 
-def outcome(name: str, measured: dict[str, dict[int, float]], reference: str, better: str) -> Outcome:
-    """Compare a variant's values with the reference's. measured: variant -> seed -> value, at one time."""
+def outcome(name: str, measured: dict[str, dict[int, float]], plan: Plan, better: str) -> Outcome:
+    """Compare a variant's values with the reference's. measured: variant -> seed -> value, at one time.
+
+    There is a verdict only where every seed has a log-ratio: the seeds that are missing may be those that went wrong.
+    """
     values = measured[name]
-    ratio = None if name == reference else log_ratio(values, measured.get(reference, {}))
+    ratio = None if name == plan.reference else log_ratio(values, measured.get(plan.reference, {}))
     spread = Spread.of([values[seed] for seed in sorted(values)]) if values else None
-    return Outcome(name, values, spread, ratio, verdict(ratio, better))
+    whole = ratio is not None and ratio.count == len(plan.seeds)
+    return Outcome(name, values, spread, ratio, verdict(ratio, better) if whole else None)
 
 
 def as_data(results: Results) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dfm_core.comparison.budget import Point
 from dfm_core.comparison.claims import claimed, share
-from dfm_core.comparison.evaluation import Measurer, read_results, result_file
+from dfm_core.comparison.evaluation import Measurer, read_results, remove_if_empty, result_file
 from dfm_core.comparison.plan import Plan
 from dfm_core.comparison.training import has_diverged, train_variant, training_folder
 from dfm_core.errors import UsageError, suggest
@@ -32,10 +32,15 @@ class Job:
         return f"{self.variant}: seed {self.seed}{at}"
 
 
+class EveryRateDivergedError(UsageError):
+    """A variant has no results, whatever its learning rate."""
+
+
 class Comparison:
     """A plan in its folder. Whatever is finished there is not done again.
 
-    make_reporter: for each training. say: what is being done. warn: what should be known.
+    make_reporter: for each training. say: what is being done. warn: what should be known. finished: called after each
+    training that this process has measured.
     """
 
     def __init__(
@@ -46,8 +51,9 @@ class Comparison:
         make_reporter: Callable[[], Reporter],
         say: Callable[[str], None],
         warn: Callable[[str], None],
+        finished: Callable[[Comparison], None] = lambda comparison: None,
     ) -> None:
-        self.folder, self.plan = folder, plan
+        self.folder, self.plan, self._finished = folder, plan, finished
         self._registry, self._make_reporter, self._say = registry, make_reporter, say
         self._measurer = Measurer(folder, plan, registry, say, warn)
 
@@ -73,16 +79,22 @@ class Comparison:
         names = [name for name in self.plan.variants if not only or name in only]
         if self.plan.rates != (None,):
             self._share(Job(name, self.plan.rate_seed, rate, True) for name in names for rate in self.plan.rates)
-        rates = {name: self.rate(name) for name in names}
-        for name, rate in rates.items():
-            if rate is not None:
-                self._say(f"{name}: learning rate {rate:g}")
-        self._share(Job(name, seed, rates[name]) for seed in self.plan.seeds for name in names)
+        rates: dict[str, float | None] = {}
+        for name in names:
+            try:
+                rates[name] = self.rate(name)
+            except EveryRateDivergedError as error:
+                self._say(f"{error}; the others go on")
+                continue
+            if rates[name] is not None:
+                self._say(f"{name}: learning rate {rates[name]:g}")
+        self._share(Job(name, seed, rate) for seed in self.plan.seeds for name, rate in rates.items())
+        remove_if_empty(self.folder)
 
     def rate(self, variant: str) -> float | None:
         """The learning rate that was chosen for a variant: of the best first metric; None where there is no choice.
 
-        Raises UsageError if the grid is not done, or all of it has diverged.
+        Raises UsageError if the grid is not done, EveryRateDivergedError if all of it has diverged.
         """
         scores = {rate: self._score(variant, rate) for rate in self.plan.rates}
         tried = {rate: score for rate, score in scores.items() if score is not None}
@@ -92,19 +104,23 @@ class Comparison:
             raise UsageError(f"the learning rates of {variant!r} are not all tried yet")
         rate = min(tried, key=lambda rate: tried[rate])
         if not math.isfinite(tried[rate]):
-            raise UsageError(f"every learning rate of {variant!r} diverged: {', '.join(map(str, tried))}")
+            raise EveryRateDivergedError(f"every learning rate of {variant!r} diverged: {', '.join(map(str, tried))}")
         return rate
 
     def _lacks(self, variant: str, seed: int) -> bool:
         """Whether something of a variant is not measured yet, as far as is known."""
         try:
             rate = self.rate(variant)
+        except EveryRateDivergedError:
+            return False
         except UsageError:
             return True
         return bool(self._missing(Job(variant, seed, rate)))
 
     def _missing(self, job: Job) -> list[tuple[Point, float]]:
-        """The points and guidance weights at which a training is not measured yet."""
+        """The points and guidance weights at which a training is not measured yet; none of one that diverged."""
+        if has_diverged(self.folder, self.plan, job.variant, job.seed, job.rate):
+            return []
         points = self.plan.schedules[job.variant].points[-1 if job.only_last else 0 :]
         wanted = itertools.product(points, self.plan.weights(job.variant))
         return [at for at in wanted if not result_file(self.folder, job.variant, job.seed, job.rate, *at).is_file()]
@@ -122,14 +138,15 @@ class Comparison:
         training = training_folder(self.folder, self.plan, job.variant, job.seed, job.rate)
         with claimed(training) as own:
             if own:
-                self._train_and_measure(job, training)
+                self._train_and_measure(job)
+                self._finished(self)
             return own
 
-    def _train_and_measure(self, job: Job, training: Path) -> None:
+    def _train_and_measure(self, job: Job) -> None:
         variant, seed, rate = job.variant, job.seed, job.rate
         missing = self._missing(job)
         if missing and train_variant(
-            training, self.plan, variant, seed, rate, self._registry, self._make_reporter, self._say
+            self.folder, self.plan, variant, seed, rate, self._registry, self._make_reporter, self._say
         ):
             for point, weight in missing:
                 self._measurer.measure(variant, seed, rate, point, weight)
@@ -137,7 +154,7 @@ class Comparison:
     def _score(self, variant: str, rate: float | None) -> float | None:
         """The first metric at the end, small ones good: infinite if it diverged, None if it is not known yet."""
         seed, metric = self.plan.rate_seed, self.plan.metrics[0].name
-        if has_diverged(training_folder(self.folder, self.plan, variant, seed, rate)):
+        if has_diverged(self.folder, self.plan, variant, seed, rate):
             return math.inf
         point, weight = self.plan.schedules[variant].points[-1], self.plan.weights(variant)[0]
         file = result_file(self.folder, variant, seed, rate, point, weight)

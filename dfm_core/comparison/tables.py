@@ -62,7 +62,7 @@ def metric_table(table: MetricTable, results: Results) -> Table:
         (
             outcome.variant,
             write_spread(outcome.spread, outcome.spread.deviation if outcome.spread else None),
-            "reference" if outcome.variant == results.reference else write_ratio(outcome.ratio),
+            "reference" if outcome.variant == results.reference else write_ratio(outcome.ratio, len(results.seeds)),
             write_verdict(outcome, results),
         )
         for outcome in table.outcomes
@@ -85,7 +85,7 @@ def earlier_table(table: MetricTable, results: Results) -> Table | None:
             return "-"
         if outcome.variant == results.reference:
             return f"reference ({write_spread(outcome.spread, outcome.spread.deviation)})"
-        return " ".join(filter(None, [write_ratio(outcome.ratio), outcome.verdict]))
+        return " ".join(filter(None, [write_ratio(outcome.ratio, len(results.seeds)), outcome.verdict]))
 
     rows = [(name, *(cell(outcomes.get(name)) for outcomes in by_name.values())) for name in names]
     title = f"{table.title}, on the way: log-ratio to {results.reference} ± standard error, after a part of the budget"
@@ -98,13 +98,13 @@ def notes_of(table: MetricTable, results: Results) -> list[str]:
     if table.floor is not None:
         noun = results.noun
         notes.append(f"real {noun} against real ones: {table.floor:.4g} ({table.real_images} {noun})")
-    counts = {outcome.ratio.count for outcome in table.outcomes if outcome.ratio}
-    if counts & {1} or not counts:
+    count = len(results.seeds)
+    if count == 1:
         notes.append("with one seed there is no verdict")
-    notes += [
-        f"won or lost with {count} seeds: beyond {t_quantile(count - 1):.1f} standard errors"
-        for count in sorted(counts - {1})
-    ]
+    else:
+        notes.append(f"won or lost with {count} seeds: beyond {t_quantile(count - 1):.1f} standard errors")
+    if any(outcome.ratio and outcome.ratio.count < count for outcome in table.outcomes):
+        notes.append("no verdict where a seed is missing, has diverged, or has no number above 0")
     return notes
 
 
@@ -115,11 +115,12 @@ def write_spread(spread: Spread | None, error: float | None) -> str:
     return f"{spread.mean:.4g}" if error is None else f"{spread.mean:.4g} ± {error:.2g}"
 
 
-def write_ratio(ratio: Spread | None) -> str:
-    """A log-ratio with its sign and standard error."""
+def write_ratio(ratio: Spread | None, seeds: int) -> str:
+    """A log-ratio with its sign and standard error, and of how many seeds it is, if not of all."""
     if ratio is None:
         return "-"
-    return f"{ratio.mean:+.3f}" if ratio.error is None else f"{ratio.mean:+.3f} ± {ratio.error:.3f}"
+    less = "" if ratio.count == seeds else f" ({ratio.count} of {seeds} seeds)"
+    return (f"{ratio.mean:+.3f}" if ratio.error is None else f"{ratio.mean:+.3f} ± {ratio.error:.3f}") + less
 
 
 def write_verdict(outcome: Outcome, results: Results) -> str:

@@ -18,7 +18,7 @@ from dfm_core.training.progress import Reporter
 from dfm_core.training.run_directory import CONFIG_FILE, replace_text
 
 DIVERGED = "diverged.txt"
-"""Lies in the folder of a training whose loss was no number any more: it is not tried again."""
+"""Says that a training's loss was no number any more: it is not tried again. Lies where its measurements would."""
 
 
 class TrainingInterrupted(Exception):
@@ -27,8 +27,12 @@ class TrainingInterrupted(Exception):
 
 def training_folder(folder: Path, plan: Plan, variant: str, seed: int, rate: float | None) -> Path:
     """Where a variant's training lies, with its runs in it."""
+    return folder / "runs" / _place(plan, variant, seed, rate)
+
+
+def _place(plan: Plan, variant: str, seed: int, rate: float | None) -> Path:
     rates = [] if rate is None else [f"rate-{rate:g}"]
-    return folder.joinpath("runs", plan.variants[variant].training, *rates, f"seed-{seed}")
+    return Path(plan.variants[variant].training, *rates, f"seed-{seed}")
 
 
 def run_folders(training: Path, plan: Plan, variant: str) -> list[Path]:
@@ -41,13 +45,18 @@ def is_trained(run: Path, steps: int) -> bool:
     return (run / FOLDER / checkpoint_name(steps)).is_dir()
 
 
-def has_diverged(training: Path) -> bool:
-    """Whether a training came to an end by itself."""
-    return (training / DIVERGED).is_file()
+def has_diverged(folder: Path, plan: Plan, variant: str, seed: int, rate: float | None) -> bool:
+    """Whether a training came to an end by itself; known also where its runs were removed."""
+    return diverged_file(folder, plan, variant, seed, rate).is_file()
+
+
+def diverged_file(folder: Path, plan: Plan, variant: str, seed: int, rate: float | None) -> Path:
+    """The file that says so."""
+    return folder / "evaluations" / _place(plan, variant, seed, rate) / DIVERGED
 
 
 def train_variant(
-    training: Path,
+    folder: Path,
     plan: Plan,
     variant: str,
     seed: int,
@@ -60,12 +69,12 @@ def train_variant(
 
     Raises TrainingInterrupted, and errors of the runs.
     """
-    folders = run_folders(training, plan, variant)
+    if has_diverged(folder, plan, variant, seed, rate):
+        return False
+    folders = run_folders(training_folder(folder, plan, variant, seed, rate), plan, variant)
     steps = plan.schedules[plan.variants[variant].training].steps
     before: Path | None = None
     for number, run in enumerate(folders):
-        if has_diverged(training):
-            return False
         if not is_trained(run, steps[number]):
             of = f", run {number + 1} of {len(folders)}" if len(folders) > 1 else ""
             at = "" if rate is None else f", learning rate {rate:g}"
@@ -74,7 +83,9 @@ def train_variant(
             try:
                 train_run(run, config, registry, make_reporter(), before)
             except NonFiniteLossError as error:
-                replace_text(training / DIVERGED, f"{error}\n")
+                file = diverged_file(folder, plan, variant, seed, rate)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                replace_text(file, f"{error}\n")
                 say(f"{plan.variants[variant].training}: {error}")
                 return False
         before = run
@@ -89,7 +100,9 @@ def train_run(
     if run.exists() and not (run / CONFIG_FILE).exists():
         shutil.rmtree(run)  # killed before it had begun
     if run.exists():
-        check_resume(read_config(run / CONFIG_FILE, registry).config, begun, registry)
+        before = read_config(run / CONFIG_FILE, registry).config
+        # Where the first weights lay is written down whole, and the comparison may have been moved since.
+        check_resume(before, begun.model_copy(update={"init_from": before.init_from}), registry)
         finished = resume_run(run, begun, registry, reporter=reporter)
     else:
         finished = start_run(begun, registry, reporter=reporter)

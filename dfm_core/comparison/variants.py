@@ -94,7 +94,8 @@ def resolve_runs(
     own = {key: value for key, value in variant.items() if key != "runs"}
     runs = variant.get("runs") or [{"share": 1}]
     shares = [run.get("share") for run in runs]
-    if not all(isinstance(share, int | float) and share > 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
+    numbers = [share for share in shares if isinstance(share, int | float) and not isinstance(share, bool)]
+    if len(numbers) < len(shares) or min(numbers) <= 0 or abs(sum(numbers) - 1) > 1e-6:
         raise ConfigError(f"runs: expected a share above 0 of each, summing to 1, got {shares}")
     configs = []
     for run, share in zip(runs, shares, strict=True):

@@ -46,9 +46,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def launched(script: str, monkeypatch: pytest.MonkeyPatch, size: int = 2) -> int:
+def launched(script: str, monkeypatch: pytest.MonkeyPatch, size: int = 2, alone: bool = False) -> int:
     monkeypatch.setattr(launch, "COMMAND", [sys.executable, "-S", "-c", LEAVE + script])
-    return launch.launch(size)
+    return launch.launch(size, alone)
 
 
 def when_started(run: Path, action: object, size: int = 2) -> threading.Thread:
@@ -182,3 +182,22 @@ exit_code = 3
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == "handlers ran\n", done.stderr
     assert done.returncode == (-signal.SIGABRT if by_finalization else 3)
+
+
+@pytest.mark.parametrize("end", ["fail('broken')", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_where_processes_are_alone_one_that_fails_leaves_the_others_at_work(
+    end: str, run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    script = f"""
+if index:
+    {end}
+time.sleep(2)
+pathlib.Path(sys.argv[1], "finished").touch()
+"""
+    assert launched(script, monkeypatch, alone=True) == 1
+    assert (run / "finished").exists()
+    assert not list(run.glob("stopped*"))
+    assert "process 1" in capfd.readouterr().err
+    (run / "finished").unlink()
+    assert launched(script, monkeypatch) == 1
+    assert not (run / "finished").exists()

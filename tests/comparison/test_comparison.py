@@ -21,11 +21,14 @@ from dfm_core.comparison.plan import make_plan
 from dfm_core.comparison.results import as_data, collect
 from dfm_core.comparison.runner import Comparison
 from dfm_core.comparison.tables import markdown
-from dfm_core.comparison.training import training_folder
+from dfm_core.comparison.training import diverged_file
+from dfm_core.config.resolve import ConfigRequest, Flag
 from dfm_core.errors import UsageError
 from dfm_core.evaluation import run_samples
+from dfm_core.generation import initial_noise
 from dfm_core.plugins.registry import default_registry
 from dfm_core.randomness import BatchRandomness
+from dfm_core.stages import StageLayout, StageShape
 from dfm_core.training.learner import Learner
 from dfm_core.training.progress import QuietReporter
 
@@ -70,7 +73,11 @@ def test_a_comparison_is_paired_and_survives_interruptions(
     with monkeypatch.context() as patch:
         patch.setattr(run_samples, "generate_images", breaking(run_samples.generate_images, 5))
         assert compare(tiny_file, tmp_path / "broken", "--seeds", "0,1") == INTERRUPTED
-    assert not (tmp_path / "broken" / "results.json").exists()
+    # What is known so far is written down, and no verdict while a seed is missing.
+    so_far = json.loads((tmp_path / "broken" / "results.json").read_text())
+    (table,) = so_far["metrics"]
+    assert table["variants"]["flow-matching"]["values"].keys() == {"0"}
+    assert table["variants"]["haar"]["verdict"] is None
     assert compare(tiny_file, tmp_path / "broken", "--seeds", "0,1") == 0
     whole, broken = ((tmp_path / name / "results.json").read_bytes() for name in ("whole", "broken"))
     assert whole == broken
@@ -112,6 +119,11 @@ def test_samples_of_another_process_stay(tmp_path: Path) -> None:
     assert other.read_text() == "somebody else's"
 
 
+def ratios_of(values: dict[str, list[float]]) -> Tensor:
+    haar, reference = (torch.tensor(values[name], dtype=torch.float64) for name in ("haar", "flow-matching"))
+    return (haar / reference).log()
+
+
 def check_results(folder: Path) -> None:
     results = json.loads((folder / "results.json").read_text())
     assert (results["reference"], results["seeds"], results["samples"]) == ("flow-matching", [0, 1], 12)
@@ -120,7 +132,7 @@ def check_results(folder: Path) -> None:
     assert table["real"]["images"] == 12
     haar = table["variants"]["haar"]
     values = {name: list(variant["values"].values()) for name, variant in table["variants"].items()}
-    logs = (torch.tensor(values["haar"]).double() / torch.tensor(values["flow-matching"]).double()).log()
+    logs = ratios_of(values)
     assert haar["log_ratio"]["mean"] == pytest.approx(float(logs.mean()), rel=1e-6)
     assert haar["log_ratio"]["error"] == pytest.approx(float(logs.std() / 2**0.5), rel=1e-6)
     assert haar["verdict"] in ("won", "lost", "open")
@@ -130,7 +142,7 @@ def check_results(folder: Path) -> None:
         assert all(set(point["values"]) == {"0", "1"} for point in curve)
     assert set(table["earlier"]) == {"1/2"}
     halfway = {name: list(curve[0]["values"].values()) for name, curve in table["curves"].items()}
-    logs = (torch.tensor(halfway["haar"]).double() / torch.tensor(halfway["flow-matching"]).double()).log()
+    logs = ratios_of(halfway)
     early = table["earlier"]["1/2"]["haar"]
     assert early["log_ratio"]["mean"] == pytest.approx(float(logs.mean()), rel=1e-6)
     check_seeds(folder)
@@ -157,20 +169,29 @@ def check_seeds(folder: Path) -> None:
     assert all(other == first for other in others)
 
 
-def test_the_real_images_do_not_depend_on_a_seed_of_the_file(tmp_path: Path) -> None:
+def test_the_real_images_do_not_depend_on_a_seed_of_the_configuration(tmp_path: Path) -> None:
     registry = default_registry()
     references = []
-    for base in (TINY["base"], {**TINY["base"], "seed": 5}):
-        plan = make_plan(tiny(base=base), registry)
-        assert plan.variants["haar"].config.seed == base.get("seed", 0)
+    for seed in (0, 5):
+        plan = make_plan(tiny(), registry, ConfigRequest(flags=(Flag("--seed", "seed", seed),)))
+        assert plan.variants["haar"].config.seed == seed
         references.append(Measurer(tmp_path, plan, registry, print, print)._reference.identity)
     assert references[0] == references[1]
 
 
-def test_noise_is_paired_where_stages_have_the_same_shape() -> None:
-    drawn = [BatchRandomness(3, 5, 0, 4, 4).own("noise", "cpu") for _ in range(2)]
-    first, second = (torch.randn(4, 3, 16, 16, generator=generator) for generator in drawn)
-    assert torch.equal(first, second)
+def test_noise_is_paired_as_far_as_the_first_stages_have_the_same_shape() -> None:
+    """Of an image that is generated, and of a step of training."""
+    layouts = [
+        StageLayout(tuple(StageShape((3, n, n), (3, n, n)) for n in sizes)) for sizes in ((8, 16), (8, 16, 32), (16,))
+    ]
+    generated = [initial_noise(layout, 3, [0, 1], torch.device("cpu")) for layout in layouts]
+    trained = []
+    for layout in layouts:
+        generator = BatchRandomness(3, 5, 0, 4, 4).own("noise", "cpu")
+        trained.append([torch.randn(4, *stage.shape, generator=generator) for stage in layout])
+    for two, three, one in (generated, trained):
+        assert all(torch.equal(a, b) for a, b in zip(two, three, strict=False))
+        assert not torch.equal(two[1], one[0])
 
 
 def test_several_runs_in_a_row_and_one_seed_without_a_verdict(
@@ -207,8 +228,71 @@ def test_a_rate_that_diverges_is_not_chosen(tmp_path: Path) -> None:
     output = tmp_path / "out"
     assert compare(file, output) == 0
     assert json.loads((output / "results.json").read_text())["variants"]["flow-matching"]["learning_rate"] == 1e-3
-    assert (output / "runs" / "flow-matching" / "rate-1e+30" / "seed-0" / "diverged.txt").is_file()
+    assert (output / "evaluations" / "flow-matching" / "rate-1e+30" / "seed-0" / "diverged.txt").is_file()
+    # It is known without the runs.
+    before = (output / "results.json").read_bytes()
+    shutil.rmtree(output / "runs")
+    assert compare(file, output) == 0
+    assert (output / "results.json").read_bytes() == before
     assert len(list(output.glob("evaluations/flow-matching/rate-0.001/seed-0/*.json"))) == 2
+
+
+def test_where_every_rate_of_a_variant_diverges_the_others_go_on(tmp_path: Path) -> None:
+    """The networks differ: weights of the wide one overflow at the first step."""
+    base = {**TINY["base"], "training": {**TINY["base"]["training"], "clip_norm": None}}
+    flow_matching = TINY["variants"]["flow-matching"]
+    wild = {**flow_matching, "training": {"betas": [0.0, 0.0], "weight_decay": 1e38}}
+    changes = {"base": base, "variants": {"flow-matching": flow_matching, "wild": wild}}
+    file = write(tmp_path / "wild.yaml", {**TINY, **changes, "learning_rates": {"values": [1e-3, 2e-3]}})
+    output = tmp_path / "out"
+    assert compare(file, output, "--seeds", "0,1") == 0
+    results = json.loads((output / "results.json").read_text())
+    assert results["variants"]["wild"]["diverged"] == [0, 1]
+    (table,) = results["metrics"]
+    assert table["variants"]["flow-matching"]["values"].keys() == {"0", "1"}
+    assert "| wild | - | - | diverged with seed 0, 1 |" in (output / "results.md").read_text().splitlines()
+
+
+def test_a_seed_without_a_number_leaves_no_verdict(tiny_file: Path, tmp_path: Path) -> None:
+    """The seeds that are left may be those that went well."""
+    registry = default_registry()
+    plan = make_plan(read_comparison(tiny_file), registry, seeds=(0, 1, 2))
+    comparison = Comparison(tmp_path / "out", plan, registry, QuietReporter, print, print)
+    for seed, (mine, theirs) in enumerate([(1.0, 2.0), (1.1, 2.2), (0.9, 1.9)]):
+        for variant, value in (("haar", mine), ("flow-matching", theirs)):
+            write_result(comparison, variant, None, value, "lower", seed)
+    outcomes = {outcome.variant: outcome for outcome in collect(comparison).tables[0].outcomes}
+    assert outcomes["haar"].verdict == "won"
+    for bad in (None, -0.01):
+        write_result(comparison, "haar", None, bad, "lower", 2)
+        results = collect(comparison)
+        outcomes = {outcome.variant: outcome for outcome in results.tables[0].outcomes}
+        assert outcomes["haar"].verdict is None
+        page = markdown(results)
+        assert "(2 of 3 seeds) | - |" in page
+        assert "no verdict where a seed is missing, has diverged, or has no number above 0" in page
+
+
+@pytest.mark.parametrize("calls", [6, 9])
+def test_a_cascade_goes_on_in_a_folder_that_was_moved(
+    calls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its second training began with the weights of the first, which lay elsewhere."""
+    runs = [
+        {"share": 0.5, "preset": "cascaded", "stage_schedule": {"options": {"steps": [1]}}},
+        {"share": 0.5, "preset": "cascaded-second", "stage_schedule": {"options": {"steps": [1, 2]}}},
+    ]
+    runs = [{**run, "backbone": {"options": TINY["base"]["backbone"]["options"]}} for run in runs]
+    changes = {"variants": {"flow-matching": TINY["variants"]["flow-matching"], "cascaded": {"runs": runs}}}
+    base = {**TINY["base"], "logging": {**TINY["base"]["logging"], "checkpoint_every": 1}}
+    file = write(tmp_path / "cascade.yaml", {**TINY, "base": base, **changes})
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "step", breaking(Learner.step, calls))
+        assert compare(file, tmp_path / "before", "--only", "cascaded") == INTERRUPTED
+    made = list((tmp_path / "before").glob("runs/cascaded/seed-0/run-2/checkpoints/step*"))
+    assert bool(made) == (calls == 9)  # 5 steps of the first: it has just begun, or is under way
+    (tmp_path / "before").rename(tmp_path / "after")
+    assert compare(file, tmp_path / "after", "--only", "cascaded") == 0
 
 
 def test_the_best_rate_is_chosen_by_the_first_metric(tiny_file: Path, tmp_path: Path) -> None:
@@ -231,9 +315,7 @@ def test_the_best_rate_is_chosen_by_the_first_metric(tiny_file: Path, tmp_path: 
     }
     grid = markdown(results).partition("## Learning rates: spectrum at the end with seed 0")[2]
     assert "| haar | 5 | 3 | - |" in grid.splitlines()
-    folder = training_folder(comparison.folder, comparison.plan, "haar", 0, 1e-3)
-    folder.mkdir(parents=True)
-    (folder / "diverged.txt").write_text("")
+    diverged_file(comparison.folder, comparison.plan, "haar", 0, 1e-3).write_text("")
     assert comparison.rate("haar") == 2e-3
 
 
@@ -244,9 +326,11 @@ def comparison_with_rates(file: Path, folder: Path, rates: list[float]) -> Compa
     return Comparison(folder, make_plan(grid, registry), registry, QuietReporter, print, print)
 
 
-def write_result(comparison: Comparison, variant: str, rate: float, value: float | None, better: str) -> None:
+def write_result(
+    comparison: Comparison, variant: str, rate: float | None, value: float | None, better: str, seed: int = 0
+) -> None:
     point = comparison.plan.schedules[variant].points[-1]
-    file = result_file(comparison.folder, variant, 0, rate, point, 1.0)
+    file = result_file(comparison.folder, variant, seed, rate, point, 1.0)
     file.parent.mkdir(parents=True, exist_ok=True)
     result = {"metric": "spectrum", "better": better, "values": {"spectrum": value}, "real": None, "variant": {}}
     file.write_text(json.dumps({"results": [result]}))
