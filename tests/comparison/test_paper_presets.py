@@ -12,7 +12,7 @@ import dfm_plugins
 from dfm_core.assembly import Assembler
 from dfm_core.cli.app import main
 from dfm_core.composition import DataDescription
-from dfm_core.config.resolve import ConfigRequest, resolve_config
+from dfm_core.config.resolve import ConfigRequest, flatten, resolve_config
 from dfm_core.images import save_png, to_pixels
 from dfm_core.plan import TrainingPlan, plan_training
 from dfm_core.plugins.registry import default_registry
@@ -153,3 +153,41 @@ def test_rows_are_presets_with_their_summaries() -> None:
     registry = default_registry()
     assert all(registry.preset(name).parent == FOLDER for name in ROWS)
     assert len(ROWS) == 39
+
+
+# What the rows set, and the paper's FID and FDD of them, as tables 1 and 2 have them.
+SAMPLER, SCHEDULE = "timestep_sampler.options", "stage_schedule.options"
+SET: dict[str, tuple[dict[str, object], str]] = {
+    "1a-070": ({f"{SAMPLER}.stage_probs": 0.7}, "36.02 676.0"),
+    "1a-080": ({f"{SAMPLER}.stage_probs": 0.8}, "32.09 622.0"),
+    "1a-090": ({f"{SAMPLER}.stage_probs": 0.9, f"{SAMPLER}.earlier_location": 1.5}, "29.56 571.0"),
+    "1a-095": ({f"{SAMPLER}.stage_probs": 0.95}, "27.5 540.0"),
+    "1b-00": ({f"{SAMPLER}.earlier_location": 0.0}, "29.83 567.0"),
+    "1b-05": ({f"{SAMPLER}.earlier_location": 0.5}, "28.89 569.0"),
+    "1b-10": ({f"{SAMPLER}.earlier_location": 1.0}, "29.14 567.0"),
+    "1b-20": ({f"{SAMPLER}.earlier_location": 2.0}, "29.96 589.0"),
+    "1b-tied": ({"timestep_sampler.name": "tied", "stage_schedule.name": "simultaneous"}, "55.49 885.0"),
+    "1c-unmasked": ({f"{SAMPLER}.later_stages": "shown", f"{SCHEDULE}.later_stages": "shown"}, "29.9 584.0"),
+    "1c-raw": ({"flow.standardize": False}, "27.13 505.0"),
+    "1d-mlp": ({"specialisation.groups": ["mlp"]}, ""),
+    "1d-attention": ({"specialisation.groups": ["attention"]}, ""),
+    "1d-modulation": ({"specialisation.groups": ["modulation"]}, ""),
+    "1d-full": ({"specialisation.groups": ["all"]}, ""),
+    "512-dfm": ({"backbone.options.size": "XL", "decomposition.name": "laplacian"}, ""),
+    "512-dfm-dwt": ({"decomposition.name": "dwt"}, ""),
+    "512-dfm-dct": ({"decomposition.name": "dct"}, ""),
+    "512-flow-matching": ({"decomposition.name": "identity"}, ""),
+    "512-pyramidal-flow": ({"path.name": "pyramidal"}, ""),
+    "kinetics-pyramidal-flow": ({"flow.standardize": True}, "10.51 353.8"),
+}
+
+
+@pytest.mark.parametrize("row", SET)
+def test_a_row_sets_what_the_table_says(row: str) -> None:
+    values, numbers = SET[row]
+    place = "autoencoder.options.path=nowhere"
+    config = resolve_config(ConfigRequest(presets=(f"paper-{row}",), settings=(place,))).config
+    found = flatten(config.model_dump(mode="json"))
+    assert {key: found.get(key) for key in values} == values
+    lines = (FOLDER / f"paper-{row}.yaml").read_text().splitlines()
+    assert all(number in lines[1] for number in numbers.split())
