@@ -106,8 +106,8 @@ class PathSpec(ComponentSpec):
     number.
     """
 
-    one_scale: bool = False
     partners: dict[str, object] = field(default_factory=dict)
+    one_scale: bool = False
 
 
 @dataclass(frozen=True)
