@@ -198,7 +198,7 @@ def test_the_quick_comparison_holds_schedule_and_timesteps_equal() -> None:
         for run in variant.runs:
             schedule, sampler = run.config.component("stage_schedule"), run.config.component("timestep_sampler")
             if name == "pyramidal-flow":
-                assert schedule.options["shift"] == [1, 0.5]
+                assert schedule.options["shift"] == [1, 0.3]
                 assert "current_location" not in sampler.options
                 continue
             assert schedule.options["shift"] == "auto"
