@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dfm_plugins.backbones.positions import Rotation, rotate
+from dfm_plugins.backbones.rows import per_sample
 
 EPSILON = 1e-6
 
@@ -96,7 +97,7 @@ class Block(nn.Module):
         groups: of tokens that attend to each other; None for one of all.
         """
         attention_shift, attention_scale, attention_gate, mlp_shift, mlp_scale, mlp_gate = rearrange(
-            self.modulation(condition), "b (six width) -> six b 1 width", six=6
+            per_sample(self.modulation, condition), "b (six width) -> six b 1 width", six=6
         )
         mixed = self.attention(modulate(normalize(tokens), attention_shift, attention_scale), rotation, groups)
         tokens = torch.addcmul(tokens, attention_gate, mixed)

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from dfm_core.stages import finest_visible
 from dfm_plugins.backbones.positions import frequencies, remembered
+from dfm_plugins.backbones.rows import per_sample
 
 TIMESTEP_FEATURES = 256
 TIMESTEP_SCALE = 1000.0
@@ -26,7 +27,8 @@ class TimestepEmbedder(nn.Module):
         """t: (B,) in [0, 1] -> (B, width)."""
         angles = TIMESTEP_SCALE * t[:, None] * remembered(frequencies, TIMESTEP_FEATURES // 2, like=t)
         features = torch.cat((angles.cos(), angles.sin()), dim=-1)
-        return self.second(F.silu(self.first(features.to(self.first.weight.dtype))))
+        hidden = F.silu(per_sample(self.first, features.to(self.first.weight.dtype)))
+        return per_sample(self.second, hidden)
 
 
 class LabelEmbedder(nn.Module):

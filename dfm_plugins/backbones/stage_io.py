@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from dfm_core.stages import Size
 from dfm_plugins.backbones.blocks import modulate
 from dfm_plugins.backbones.embedders import TimestepEmbedder
+from dfm_plugins.backbones.rows import per_sample
 
 
 def patchify(stage: Tensor, patch: Size) -> Tensor:
@@ -47,7 +48,7 @@ class StageHead(nn.Module):
 
     def forward(self, tokens: Tensor, condition: Tensor) -> Tensor:
         """tokens: (B, N, width), normalised. condition: (B, width), after its SiLU. Returns (B, N, features)."""
-        shift, scale = rearrange(self.modulation(condition), "b (two width) -> two b 1 width", two=2)
+        shift, scale = rearrange(per_sample(self.modulation, condition), "b (two width) -> two b 1 width", two=2)
         return self.projection(modulate(tokens, shift, scale))
 
 

@@ -20,11 +20,13 @@ from dfm_core.stage_space import StageStatistics
 from dfm_core.stages import StageLayout, Stages, StageShape
 
 
-def make_model(stages: tuple[int, ...] = (8, 16), classes: int = 3, **values: object) -> Model:
+def make_model(
+    stages: tuple[int, ...] = (8, 16), classes: int = 3, width: int = 32, backbone: str = "dit", **values: object
+) -> Model:
     """A small transformer with random weights (adaLN-zero alone would predict zero everywhere)."""
-    options = {"depth": 2, "width": 32, "heads": 2}
+    options = {"depth": 2, "width": width, "heads": 2}
     registry = default_registry()
-    choices = {"stages": list(stages), "backbone": {"name": "dit", "options": options}, **values}
+    choices = {"stages": list(stages), "backbone": {"name": backbone, "options": options}, **values}
     config = resolve_config(ConfigRequest(values=choices), registry).config
     assembler = Assembler(config, registry)
     statistics = StageStatistics((0.5,) * len(stages), (0.5,) * len(stages), 1)
@@ -51,7 +53,11 @@ def test_noise_of_an_image_depends_on_seed_and_index_only() -> None:
     assert not torch.equal(five[0][0], five[0][1])
 
 
-def test_image_bits_do_not_depend_on_the_batch_size(model: Model) -> None:
+@pytest.mark.parametrize(
+    ("backbone", "width"), [("dit", 32), ("dit", 80), ("dit", 256), ("dit_growing", 80), ("dit_experts", 80)]
+)
+def test_image_bits_do_not_depend_on_the_batch_size(backbone: str, width: int) -> None:
+    model = make_model(backbone=backbone, width=width)
     want = model.generate(6, seed=4, cfg=2.0, batch_size=6)
     for size in (1, 2, 3, 4, 5):
         assert torch.equal(model.generate(6, seed=4, cfg=2.0, batch_size=size), want), size
