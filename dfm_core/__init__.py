@@ -19,6 +19,10 @@ _ADDRESSES = {"build": "dfm_core.api", "train": "dfm_core.api", "load": "dfm_cor
 __all__ = ["Model", "__version__", "build", "load", "train"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> object:
     if name == "__version__":  # not before it is asked for: reading metadata takes longer than `dfm --help`
         from dfm_core.plugins.discovery import installed_version

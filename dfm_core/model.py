@@ -95,20 +95,20 @@ class Model:
         numbers = [self._class_number(label) for label in labels] if labels else list(range(len(self.classes)))
         return [numbers[index % len(numbers)] for index in range(num)]
 
+    @property
+    def _named_classes(self) -> str:
+        return ", ".join(self.classes[:10]) + (" …" if len(self.classes) > 10 else "")
+
     def _class_number(self, label: int | str) -> int:
         if isinstance(label, str) and label in self.classes:
             return self.classes.index(label)
         try:
             number = int(label)
         except ValueError:
-            raise UsageError(
-                f"label {label!r}: expected a class name or number.{suggest(str(label), self.classes)}"
-            ) from None
+            expected = f"expected a class name or number: {self._named_classes}."
+            raise UsageError(f"label {label!r}: {expected}{suggest(str(label), self.classes)}") from None
         if not 0 <= number < len(self.classes):
-            last = len(self.classes) - 1
-            raise UsageError(
-                f"label {number}: expected 0 to {last} ({', '.join(self.classes[:10])}{' …' if last > 9 else ''})"
-            )
+            raise UsageError(f"label {number}: expected 0 to {len(self.classes) - 1} ({self._named_classes})")
         return number
 
     def stream(

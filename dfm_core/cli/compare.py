@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json as json_module
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -89,7 +91,7 @@ def run_comparison(
     first, several = is_first_process(), number_of_processes() > 1
     if first:
         info("preparing variants …")
-    from dfm_core.comparison.plan import make_plan, take_up
+    from dfm_core.comparison.plan import RECORD, check_same, make_plan, read_record, record_of, take_up
     from dfm_core.comparison.results import as_data, collect
     from dfm_core.comparison.runner import Comparison
     from dfm_core.comparison.training import TrainingInterrupted
@@ -112,7 +114,11 @@ def run_comparison(
             write(folder, collect(comparison))
 
     comparison = Comparison(folder, plan, registry, reporter, info, warning, keep)
+    if first:
+        warn_of_fewer_seeds(folder, plan.seeds)
     if dry_run:
+        if (folder / RECORD).is_file():
+            check_same(folder, read_record(folder / RECORD), record_of(plan))
         if first:
             show_plan(plan, collect(comparison), json)
         return
@@ -134,6 +140,17 @@ def run_comparison(
         print_json({"folder": str(folder), **as_data(results)})
     else:
         report(folder, results)
+
+
+def warn_of_fewer_seeds(folder: Path, seeds: Sequence[int]) -> None:
+    """Warn where the tables that are there are of more seeds than those that are about to be written."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        before = json_module.loads((folder / "results.json").read_text(encoding="utf-8"))["seeds"]
+        if others := sorted(set(before) - set(seeds)):
+            every = ",".join(map(str, sorted({*before, *seeds})))
+            warning(
+                f"the tables in {folder} are also of seed {', '.join(map(str, others))}: --seeds {every} keeps them"
+            )
 
 
 def show_plan(plan: Plan, results: Results, json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,11 @@ def report(folder: Path, evaluation: Evaluation, seconds: float, json: bool) -> 
     print(f"wrote {folder / 'results.json'} and the grids beside it; {seconds:.1f} s")
 
 
+def written(value: float) -> str:
+    """A number, a dash for what is none."""
+    return f"{value:.4g}" if math.isfinite(value) else "-"
+
+
 def row_cells(row: EvaluatedSamples) -> list[list[str]]:
     """Lines of the table: a metric's own number, and below it those that explain it."""
     lines = []
@@ -52,9 +58,9 @@ def row_cells(row: EvaluatedSamples) -> list[list[str]]:
             real = "" if result.real is None else f"{result.real.values[name]:.4g}"
             real += f" (of {result.real.images})" if result.real and result.real.images < result.samples else ""
             if number:
-                lines.append(["", f"  {name}", f"{value:.4g}", "", real, "", "", ""])
+                lines.append(["", f"  {name}", written(value), "", real, "", "", ""])
                 continue
             between = "" if result.interval is None else " … ".join(f"{bound:.4g}" for bound in result.interval)
             images = f"{result.samples} / {result.reference}"
-            lines.append([row.title, name, f"{value:.4g}", between, real, result.better, images, variant])
+            lines.append([row.title, name, written(value), between, real, result.better, images, variant])
     return lines

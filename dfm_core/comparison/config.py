@@ -32,6 +32,13 @@ def listed(value: object) -> object:
     return [value] if isinstance(value, int | float | str | Mapping) else value
 
 
+def as_seeds(value: object) -> object:
+    """Raise ValueError for a number alone: it might be meant as how many seeds there are."""
+    if isinstance(value, int):
+        raise ValueError(f"expected a list of seeds such as [0, 1, 2], got {value}")
+    return value
+
+
 def distinct(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
     """Raise ValueError for an empty list, or for one that holds a value twice; None stays."""
     if values is None:
@@ -101,7 +108,7 @@ class ComparisonConfig(Section):
     )
     together: bool = Field(False, description="Take the n-th values of all keys of a sweep together: no grid.")
     reference: str | None = Field(None, description="Variant that the others are compared with; null: the first.")
-    seeds: Annotated[tuple[_Seed, ...], BeforeValidator(listed), AfterValidator(distinct)] = Field(
+    seeds: Annotated[tuple[_Seed, ...], BeforeValidator(as_seeds), AfterValidator(distinct)] = Field(
         (0,), description="Each variant is trained with each: same data order, same noise."
     )
     budget: BudgetSettings = Field(default_factory=lambda: BudgetSettings.model_validate({}))

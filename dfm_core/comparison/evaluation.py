@@ -88,9 +88,8 @@ class Measurer:
             seed=seed,
             solver=config.sampling.solver,
             batch_size=settings.batch_size,
-            warn=self._warn,
         )
-        results = self._evaluator.evaluate(samples)
+        results = self._evaluator.evaluate(samples, samples.broken)
         self._warn_once(warning for result in results for warning in result.warnings)
         save_pictures(file.with_suffix(".png"), samples, config.sampling.frame_rate)
         write_json(file, {"request": request, "results": [result.as_dict() for result in results]})

@@ -29,7 +29,7 @@ def compute_table(results: Results) -> Table:
             " + ".join(f"{flops:.4g}" for flops in about["flops_per_step"]),
             f"{about['flops']:.4g}",
             str(about["model_calls"]),
-            f"{about['learning_rate']:g}",
+            "of the grid" if about["learning_rate"] is None else f"{about['learning_rate']:g}",
         )
         for name, about in results.variants.items()
     ]

@@ -185,9 +185,8 @@ def evaluate_model(
             solver=settings.solver or sampling.solver,
             batch_size=settings.batch_size or sampling.batch_size,
             report=voice.progress,
-            warn=voice.warn,
         )
-        results = evaluator.evaluate(samples)
+        results = evaluator.evaluate(samples, samples.broken)
         evaluation.rows.append(EvaluatedSamples(f"cfg_{weight:g}", request, samples, results, sampling.frame_rate))
         keep(evaluation)
     return evaluation

@@ -56,9 +56,10 @@ class Evaluator:
         self._prepared: set[str] = set()
         self._real: dict[tuple[str, int], RealScore | None] = {}
 
-    def evaluate(self, samples: Dataset) -> list[MetricResult]:
+    def evaluate(self, samples: Dataset, broken: int = 0) -> list[MetricResult]:
         """Measure samples with every metric; returns results in the first process, nothing in others.
 
+        broken: how many of them held numbers that were not finite. Where that is more than a tenth, there is no number.
         Metrics of one `features_key` see the samples once for all of them. Raises CompositionError for images of
         another size or number of channels than the reference's.
         """
@@ -73,7 +74,8 @@ class Evaluator:
             held_out = self._held_out(name, metric, len(range(len(samples))[: metric.most_images]))
             if self._world.is_first:
                 real = self._real_score(name, metric, references[name], held_out, count(features))
-                results.append(measure(name, metric, references[name], features, real))
+                result = measure(name, metric, references[name], features, real)
+                results.append(result.with_broken(broken, len(samples), self._noun) if broken else result)
             if name == group[-1]:
                 del shared[group[0]]
             self._world.gather(None)

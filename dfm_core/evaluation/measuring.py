@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,9 @@ from dfm_core.evaluation.reference_features import ReferenceFeatures, count
 from dfm_core.interfaces.metric import Features, Metric, Values
 from dfm_core.randomness import derive_generator
 from dfm_core.students_t import t_quantile
+
+MOST_BROKEN = 0.1
+"""Share of samples that are not finite up to which the others are measured."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,13 @@ class MetricResult:
     def value(self) -> float:
         """The metric's own number."""
         return next(iter(self.values.values()))
+
+    def with_broken(self, broken: int, total: int, noun: str) -> MetricResult:
+        """Say that some samples were no images; where they are more than a tenth, numbers mean nothing and go."""
+        warnings = [*self.warnings, f"{broken} of {total} {noun} held numbers that are not finite, and are black"]
+        if broken <= MOST_BROKEN * total:
+            return replace(self, warnings=warnings)
+        return replace(self, values=dict.fromkeys(self.values, math.nan), interval=None, warnings=warnings)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data; a number that is not finite becomes null."""

@@ -55,13 +55,11 @@ def generate_samples(
     solver: str,
     batch_size: int,
     report: Callable[[int, int], None] = lambda made, total: None,
-    warn: Callable[[str], None] = lambda message: None,
 ) -> tuple[StoredSamples, dict[str, Any]]:
     """Make what is missing of `num` images or clips below `root`, every process its own; return them and their request.
 
     Image i depends on (seed, i) and its class, the classes taking turns; so nothing is made twice, and nothing depends
-    on interruptions. Clips of one frame are kept as images. All processes must call. warn: of those that hold numbers
-    that are not finite; eight bits cannot.
+    on interruptions. Clips of one frame are kept as images. All processes must call.
     """
     request = sample_request(model, cfg, seed, solver)
     check_same(world, request)
@@ -78,12 +76,6 @@ def generate_samples(
         ]
         classes = model.labels_for(part.stop)
         made = torch.cat(images)
-        broken = int((~made.flatten(1).isfinite().all(1)).sum())
-        if broken:
-            warn(
-                f"{broken} of the samples {part.start}…{part.stop - 1} hold numbers that are not finite, and are kept "
-                "as black: what is measured of them means nothing"
-            )
         made = made.squeeze(2) if made.ndim > 2 + len(size) else made
         return made, None if classes is None else classes[part.start :]
 

@@ -6,15 +6,15 @@ import bisect
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor
 
 from dfm_core.errors import DataError, DFMError
@@ -29,7 +29,7 @@ from dfm_core.training.distributed import World
 from dfm_core.training.tensor_file import write_tensors
 
 REQUEST_FILE = "request.json"
-_LOCK = "lock"
+_LOCK, _BROKEN = "lock", "broken"
 _FILE = re.compile(r"(\d+)-(\d+)\.safetensors")
 _NAME = "{:08d}-{:08d}.safetensors"
 
@@ -53,6 +53,15 @@ class SampleStore:
         """Indices of the images that are there, one range a file, in order."""
         found = [_FILE.fullmatch(path.name) for path in self.folder.glob("*.safetensors")]
         return sorted((range(int(m[1]), int(m[2])) for m in found if m), key=lambda part: (part.start, part.stop))
+
+    def broken(self, num: int) -> int:
+        """How many of the files' images below `num`, and of those beside them, held numbers that were not finite."""
+        found = 0
+        for part in self.ranges():
+            if part.start < num:
+                with _opened(self.folder / _NAME.format(part.start, part.stop)) as file:
+                    found += int(file.get_tensor(_BROKEN)) if _BROKEN in file.keys() else 0  # noqa: SIM118
+        return found
 
     def missing(self, num: int) -> list[range]:
         """Indices below `num` that are not there, in ranges within blocks."""
@@ -99,6 +108,8 @@ class SampleStore:
 
     def _write(self, part: range, images: Tensor, labels: list[int] | None) -> None:
         tensors = {"images": to_uint8(images)}
+        if broken := int((~images.flatten(1).isfinite().all(1)).sum()):  # eight bits show them as black
+            tensors[_BROKEN] = torch.tensor(broken)
         if labels is not None:
             tensors["labels"] = torch.tensor(labels)
         save_complete(self.folder / _NAME.format(part.start, part.stop), tensors)
@@ -114,12 +125,13 @@ def save_complete(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 class StoredSamples(Dataset):
-    """The first `num` images of a store."""
+    """The first `num` images of a store. broken: how many held numbers that were not finite."""
 
     def __init__(self, store: SampleStore, num: int, classes: tuple[str, ...]) -> None:
         super().__init__(Options(), DatasetFacts(store.size, "train", 0))
         self._num, self._classes, self._folder = num, classes, store.folder
         self._ranges = store.ranges()
+        self.broken = store.broken(num)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -142,7 +154,15 @@ class StoredSamples(Dataset):
 
 @lru_cache(maxsize=4)
 def _read(path: Path) -> dict[str, Tensor]:
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A file of samples. Raises DataError for one that cannot be read."""
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            yield file
     except Exception as error:
         raise DataError(f"cannot read the samples {path}: {error}; remove the file and evaluate again") from error

@@ -191,7 +191,7 @@ def test_unlabelled_data(dfm: Dfm, rejected: Rejected, unlabelled: Path, tmp_pat
 
 MISTAKES = {
     "label number": (["--label", "8"], "label 8: expected 0 to 7 (circle, square, "),
-    "label name": (["--label", "circel"], "label 'circel': expected a class name or number. Did you mean 'circle'"),
+    "label name": (["--label", "circel"], "label 'circel': expected a class name or number: circle, square, triangle"),
     "empty label": (["--label", ""], "label '': expected a class name or number"),
     "few steps": (["--steps", "3"], "steps): expected 2 for 2 stages (one for each, coarse to fine), got 1: [3]"),
     "many steps": (["--steps", "3,2,1"], "steps): expected 2 for 2 stages"),

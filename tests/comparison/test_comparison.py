@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -91,6 +93,19 @@ def test_a_comparison_is_paired_and_survives_interruptions(
     assert trained
     assert (tmp_path / "whole" / "results.json").read_bytes() == whole
     check_results(tmp_path / "whole")
+
+    # Fewer seeds than the tables have are told of, and a dry run sees what does not fit.
+    warned = warnings_of(tiny_file, tmp_path / "whole", "--seeds", "1", "--dry-run")
+    assert "also of seed 0: --seeds 0,1 keeps them" in warned
+    other = write(tmp_path / "other.yaml", {**TINY, "evaluation": {**TINY["evaluation"], "num": 13}})
+    assert "evaluation.num: it has 12, got 13" in warnings_of(other, tmp_path / "whole", "--dry-run", code=2)
+
+
+def warnings_of(file: Path, output: Path, *flags: str, code: int = 0) -> str:
+    """What `dfm compare` says on stderr, on one line."""
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        assert main(["compare", str(file), "--output", str(output), *flags]) == code
+    return " ".join(said.getvalue().split())
 
 
 def breaking(function: Callable[..., Any], calls: int) -> Callable[..., Any]:

@@ -145,6 +145,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "rate that is none": ({"learning_rates": {"values": [float("nan")]}}, "learning_rates.values.0: expected"),
     "rates in one folder": ({"learning_rates": {"values": [1e-3, 1.0000001e-3]}}, "got [0.001, 0.001]"),
     "weight": ({"evaluation": {**TINY["evaluation"], "cfg": -1.0}}, "evaluation.cfg.0: expected"),
+    "number of seeds": ({"seeds": 3}, "seeds: expected a list of seeds such as [0, 1, 2], got 3"),
     "seed below 0": ({"seeds": [-1]}, "seeds.0: expected"),
     "swept sections": ({"variants": None, "sweep": {"sampling": [3, 4]}}, "sampling"),
     "seeds": ({"seeds": [1, 1]}, "seeds: expected at least one value, and each once"),

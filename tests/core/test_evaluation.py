@@ -123,11 +123,11 @@ def test_what_is_measured_stays_when_the_next_fails(
 
     measured, evaluate = [], Evaluator.evaluate
 
-    def fails(self: Evaluator, samples: StoredSamples) -> object:
+    def fails(self: Evaluator, samples: StoredSamples, broken: int) -> object:
         if measured:
             raise Killed
         measured.append(samples)
-        return evaluate(self, samples)
+        return evaluate(self, samples, broken)
 
     monkeypatch.setattr(Evaluator, "evaluate", fails)
     asked = replace(settings, cfg=[1.0, 2.0], metrics={"spectrum": {}}, num=20)
@@ -410,9 +410,8 @@ def test_a_broken_file_of_samples_is_named(tmp_path: Path) -> None:
     store = SampleStore(tmp_path, {"a": 1}, (8, 8))
     store.folder.mkdir(parents=True)
     (store.folder / "00000000-00000002.safetensors").write_bytes(b"no samples")
-    samples = StoredSamples(store, 2, ())
     with pytest.raises(DataError, match="remove the file and evaluate again"):
-        samples.load(0, 0)
+        StoredSamples(store, 2, ())
 
 
 def test_the_interval_is_about_as_wide_as_the_scatter_of_other_draws() -> None:

@@ -244,3 +244,26 @@ def test_a_folder_in_which_nothing_can_be_written_is_named(tmp_path: Path) -> No
     store = SampleStore(tmp_path / "file", {"seed": 0}, (4, 4))
     with pytest.raises(DFMError, match="cannot write into"):
         store.fill(1, lambda part: (torch.zeros(1, 3, 4, 4), None), World(), lambda made, total: None)
+
+
+def test_samples_that_are_no_numbers_are_counted_and_give_none(tmp_path: Path) -> None:
+    """Also when they are taken from the store, where they are black."""
+    store = SampleStore(tmp_path, {"seed": 0}, SIZE)
+
+    def generate(part: range) -> tuple[torch.Tensor, None]:
+        images = torch.rand(len(part), 3, *SIZE, generator=torch.Generator().manual_seed(part.start)) - 0.5
+        images[:20] = torch.nan if part.start else images[:20]
+        return images, None
+
+    store.fill(128, generate, World(), lambda made, total: None)
+    few, many = (StoredSamples(store, count, ()) for count in (64, 128))
+    assert (few.broken, many.broken) == (0, 20)
+    real = folder_images(write_images(tmp_path / "real", 20, 0), SIZE)
+    made = evaluator(real, 20, tmp_path / "cache")
+    for broken, is_number in ((12, True), (20, False)):
+        (result,) = made.evaluate(many, broken)
+        assert result.warnings == [f"{broken} of 128 images held numbers that are not finite, and are black"]
+        assert np.isfinite(result.value) == is_number
+        assert (result.as_dict()["values"]["spectrum"] is None) != is_number
+    (result,) = made.evaluate(few, few.broken)
+    assert result.warnings == []
