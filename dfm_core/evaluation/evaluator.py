@@ -122,7 +122,7 @@ class Evaluator:
     def _held_out(self, name: str, metric: Metric, samples: int) -> Features:
         """Features of real images beside the reference, as many as there are samples (in the first process).
 
-        None where the reference has enough to take some out: twice as many as there are samples, or no others exist.
+        Nothing where the reference has enough to take some out, twice as many as there are samples, or no others exist.
         """
         used = len(self.reference.indices[: metric.most_images])
         others = [] if 2 * samples <= used else self.reference.order(used + samples)[used:]

@@ -11,9 +11,9 @@ MULTIPLE = 16
 
 
 def per_sample(layer: nn.Module, rows: Tensor) -> Tensor:
-    """Apply a layer to rows (B, features), on a CPU in multiples of 16."""
+    """Apply a layer to rows (B, features), where no gradient is asked for in multiples of 16 on a CPU."""
     missing = -len(rows) % MULTIPLE
-    if not missing or rows.device.type != "cpu" or torch.compiler.is_compiling():
+    if not missing or rows.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
         result: Tensor = layer(rows)
         return result
     whole: Tensor = layer(F.pad(rows, (0, 0, 0, missing)))

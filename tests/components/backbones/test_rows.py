@@ -20,14 +20,8 @@ def test_bits_of_a_row_do_not_depend_on_the_others(features: int, width: int) ->
             assert torch.equal(per_sample(layer, rows[:count]), want[:count]), count
 
 
-def test_what_is_added_has_no_gradient() -> None:
-    generator = torch.Generator().manual_seed(0)
-    layer, rows = nn.Linear(4, 3), torch.randn(5, 4, generator=generator)
-    outputs = []
-    for apply in (per_sample, lambda part, x: part(x)):
-        layer.zero_grad()
-        outputs.append(apply(layer, rows))
-        outputs[-1].square().sum().backward()
-        outputs += [parameter.grad.clone() for parameter in layer.parameters() if parameter.grad is not None]
-    for padded, plain in zip(outputs[:3], outputs[3:], strict=True):
-        torch.testing.assert_close(padded, plain, rtol=1e-6, atol=1e-7)
+def test_with_gradients_the_layer_is_left_alone() -> None:
+    layer, rows = nn.Linear(4, 3), torch.randn(5, 4)
+    assert torch.equal(per_sample(layer, rows), layer(rows))
+    per_sample(layer, rows).sum().backward()
+    assert layer.weight.grad is not None
