@@ -16,7 +16,7 @@ from dfm_core.cli.interrupt import INTERRUPTED, termination_as_interrupt
 from dfm_core.cli.launch import Nproc, is_first_process, is_launcher, launch, number_of_processes, work_alone
 from dfm_core.cli.numbers import read_counts, write_amount
 from dfm_core.cli.output import console, info, output_options, print_json, print_table, warning
-from dfm_core.errors import UsageError
+from dfm_core.errors import DFMError, UsageError
 
 if TYPE_CHECKING:
     from dfm_core.comparison.config import ComparisonConfig
@@ -177,7 +177,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def write(folder: Path, results: Results) -> None:
-    """Write results.json, results.md and, where something was measured, convergence.png."""
+    """Write results.json, results.md and, where something was measured, convergence.png. Raises DFMError."""
     from dfm_core.comparison.convergence import plot_convergence
     from dfm_core.comparison.results import as_data
     from dfm_core.comparison.tables import markdown
@@ -185,10 +185,16 @@ def write(folder: Path, results: Results) -> None:
     from dfm_core.pictures.figures import save_figure
     from dfm_core.training.run_directory import replace_text
 
-    write_json(folder / "results.json", as_data(results))
-    replace_text(folder / "results.md", markdown(results))
-    if results.tables:
-        save_figure(plot_convergence(results), folder / "convergence.png")
+    try:
+        write_json(folder / "results.json", as_data(results))
+        replace_text(folder / "results.md", markdown(results))
+        if results.tables:
+            save_figure(plot_convergence(results), folder / "convergence.png")
+    except OSError as error:
+        raise DFMError(
+            f"cannot write the tables into {folder}: {error.strerror or error}. Is the disk full? What is measured "
+            "stays, and the same command goes on"
+        ) from error
 
 
 def report(folder: Path, results: Results) -> None:

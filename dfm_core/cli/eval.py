@@ -149,7 +149,8 @@ def measure(
     schedule: as `Model.with_schedule` takes it. named: the user chose the metrics; otherwise those that suit are taken.
     """
     from dfm_core.devices import resolve_device
-    from dfm_core.evaluation.evaluation import Voice, evaluate_folder, evaluate_model, results_in
+    from dfm_core.evaluation.evaluation import Voice, evaluate_folder, evaluate_model
+    from dfm_core.evaluation.result_folder import results_in
     from dfm_core.media import PLURAL, measured_medium
     from dfm_core.model import load
     from dfm_core.training.distributed import joined_world

@@ -129,7 +129,7 @@ def describe(comparison: Comparison, name: str, rate: float | None) -> dict[str,
         "flops_per_step": list(schedule.flops),
         "flops": schedule.total,
         "model_calls": variant.runs[-1].calls,
-        "learning_rate": (variant.config.training.learning_rate if plan.rates == (None,) else rate),
+        "learning_rate": variant.config.training.learning_rate if plan.rates == (None,) else rate,
         "training": variant.training,
         "diverged": diverged,
     }

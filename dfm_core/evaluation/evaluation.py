@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -116,32 +115,6 @@ class Evaluation:
 
 Keep = Callable[[Evaluation], None]
 """Told of an evaluation whenever something was added to it."""
-
-
-@contextmanager
-def results_in(folder: Path, world: World) -> Iterator[Keep]:
-    """Give the function that writes an evaluation into a new folder; all processes must call, the first one writes.
-
-    The folder is made before the work begins, and goes again if nothing came of it. Raises UsageError if it exists, or
-    cannot be made.
-    """
-
-    def make() -> None:
-        try:
-            folder.mkdir(parents=True)
-        except OSError as error:
-            raise UsageError(f"cannot make the folder {folder}: {error.strerror}; choose another --output") from error
-
-    beside = folder.parent.exists()
-    world.once(make)
-    try:
-        yield lambda evaluation: evaluation.write(folder) if world.is_first else None
-    finally:
-        if world.is_first:
-            with suppress(OSError):
-                folder.rmdir()
-                if not beside:
-                    folder.parent.rmdir()
 
 
 def evaluate_model(

@@ -101,6 +101,19 @@ def test_a_comparison_is_paired_and_survives_interruptions(
     assert "evaluation.num: it has 12, got 13" in warnings_of(other, tmp_path / "whole", "--dry-run", code=2)
 
 
+def test_tables_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    """A folder in the place of a file, as good as a full disk: what is measured stays."""
+    file = write(tmp_path / "once.yaml", {**TINY, "evaluation": {**TINY["evaluation"], "points": 1}})
+    output = tmp_path / "out"
+    assert compare(file, output, "--only", "haar") == 0
+    (output / "results.md").unlink()
+    (output / "results.md" / "in the way").mkdir(parents=True)
+    said = warnings_of(file, output, code=1)
+    assert "cannot write the tables into" in said
+    assert "Traceback" not in said
+    assert len(list(output.glob("evaluations/*/seed-0/*.json"))) == 2
+
+
 def warnings_of(file: Path, output: Path, *flags: str, code: int = 0) -> str:
     """What `dfm compare` says on stderr, on one line."""
     with contextlib.redirect_stderr(io.StringIO()) as said:

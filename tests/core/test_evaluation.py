@@ -25,7 +25,6 @@ from dfm_core.evaluation.evaluation import (
     EvaluationSettings,
     evaluate_folder,
     evaluate_model,
-    results_in,
 )
 from dfm_core.evaluation.image_sets import (
     Some,
@@ -38,6 +37,7 @@ from dfm_core.evaluation.measuring import interval, real_score
 from dfm_core.evaluation.reference import reference_of_folder
 from dfm_core.evaluation.reference_cache import ReferenceCache
 from dfm_core.evaluation.reference_features import ReferenceFeatures
+from dfm_core.evaluation.result_folder import results_in
 from dfm_core.evaluation.sample_store import SampleStore, StoredSamples
 from dfm_core.interfaces.metric import Metric
 from dfm_core.model import Model, load

@@ -23,10 +23,10 @@ from dfm_core.evaluation.evaluation import (
     EvaluationSettings,
     evaluate_folder,
     evaluate_model,
-    results_in,
 )
 from dfm_core.evaluation.image_sets import image_batches, rounded
 from dfm_core.evaluation.reference import Reference
+from dfm_core.evaluation.result_folder import results_in
 from dfm_core.images import save_png, to_pixels
 from dfm_core.interfaces.dataset import Dataset, DatasetFacts, Sample, Section
 from dfm_core.model import Model, load
